@@ -1,0 +1,143 @@
+"""Which palettes are attainable: linear programs over the attainable levels, and the certificate of a refusal.
+
+The attainable set A is the convex set of levels that some re-weighting of the samples realizes (method section 3):
+one simplex over the rows for `pooled` and `centered`, one simplex per prompt for `per_prompt`. A is known through its
+support function h(q) = max_{a in A} q.a, one matrix-vector product. Every program here is solved by column generation:
+HiGHS solves it over the few points of A found so far, and its prices name the direction in which to look for a better
+one. This is exact, and needs neither N columns nor P simplices in one program.
+
+Legend: V values, n points of A, U extra unknowns of a program. Levels and targets are in sd above the base level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+from scipy.optimize import linprog
+
+from mapft.palette.matrix import RewardMatrix
+from mapft.palette.partition import Estimator, Floats, Partition, partition_of
+
+EXACT = 1e-10  # HiGHS' finest tolerance
+UNDECIDED = 1e-9  # a margin (sd) within this of 0 is the boundary
+FAR = 1e9  # targets are read as if at most this many sd from the base level, so that no program overflows
+
+
+class Optimum(NamedTuple):
+    """Solution of a program over A: its value, the extra unknowns, and the price of each level's floor (>= 0)."""
+
+    value: float
+    extra_U: Floats
+    prices_V: Floats
+
+
+class Attainable:
+    """The attainable set A of a partition, as the hull of the points found so far; each program adds points to it.
+
+    One object serves many programs on one matrix: points found for one palette speed up the next.
+    """
+
+    def __init__(self, partition: Partition) -> None:
+        values = len(partition.points_VN)
+        looks = [partition.furthest(q_V) for q_V in (*np.eye(values), np.ones(values))]
+        self.partition = partition
+        self.points_nV: Floats = np.vstack([np.zeros((1, values)), *looks])
+
+    def maximise(
+        self,
+        gain_V: Floats,
+        floor_V: Floats,
+        extra_gain_U: Floats,
+        extra_VU: Floats,
+        lowest: float = 0.0,
+        highest: float = np.inf,
+    ) -> Optimum:
+        """max gain.a + extra_gain.u  over a in A and lowest <= u <= highest,  subject to  a + extra u >= floor.
+
+        A floor of -inf leaves that level free. The points found so far must contain a solution; the optimum's error
+        is at most EXACT.
+        """
+        held_V = np.isfinite(floor_V)
+        extra_RU, floor_R, extras = extra_VU[held_V], floor_V[held_V], len(extra_gain_U)
+        while True:
+            points_nV = self.points_nV
+            found = linprog(
+                -np.concatenate([points_nV @ gain_V, extra_gain_U]),
+                A_ub=-np.hstack([points_nV[:, held_V].T, extra_RU]),
+                b_ub=-floor_R,
+                A_eq=np.concatenate([np.ones(len(points_nV)), np.zeros(extras)])[None],
+                b_eq=[1.0],
+                bounds=[(0.0, np.inf)] * len(points_nV) + [(lowest, highest)] * extras,
+                method="highs-ds",
+                options={
+                    "presolve": False,
+                    "primal_feasibility_tolerance": EXACT,
+                    "dual_feasibility_tolerance": EXACT,
+                },
+            )
+            if found.x is None or found.fun is None:
+                raise ArithmeticError(f"the program over {len(points_nV)} attainable levels failed: {found.message}")
+            prices_V = np.zeros(len(floor_V))
+            prices_V[held_V] = np.maximum(-found.ineqlin.marginals, 0.0)
+            if not self._look(gain_V + prices_V):
+                return Optimum(-found.fun, found.x[len(points_nV) :], prices_V)
+
+    def _look(self, direction_V: Floats) -> bool:
+        """Add the points of A furthest along a direction; False when none is further than those known."""
+        found_nV = self.partition.furthest(direction_V)
+        if direction_V @ found_nV[0] <= (self.points_nV @ direction_V).max() + EXACT / 10:
+            return False
+        self.points_nV = np.vstack([self.points_nV, found_nV])
+        return True
+
+
+def margin(attainable: Attainable, target_V: Floats) -> tuple[float, Floats]:
+    """t* = max { t : a >= c + t for some a in A }, in sd, and its prices q >= 0, sum q = 1, with h(q) - q.c = t*.
+
+    t* > 0: attainable with room to spare; t* < 0: q proves that no a in A reaches c, because q.c > h(q).
+    """
+    values = len(target_V)
+    found = attainable.maximise(np.zeros(values), _near(target_V), np.ones(1), -np.ones((values, 1)), lowest=-np.inf)
+    return found.value, found.prices_V
+
+
+def reach(attainable: Attainable, from_V: Floats, along_V: Floats, most: float) -> float:
+    """rho* = max { rho <= most : a >= from + rho * along for some a in A }; `from` itself must be attainable.
+
+    With from = the base level 0 and along = c: rho* > 1 exactly when the dual of c is attained, rho* = 1 on the
+    boundary, rho* < 1 when c is not attainable.
+    """
+    nothing_V, along_VU = np.zeros(len(from_V)), _near(along_V)[:, None]
+    return attainable.maximise(nothing_V, from_V, np.ones(1), -along_VU, highest=most).value
+
+
+def _near(target_V: Floats) -> Floats:
+    return np.where(np.isfinite(target_V), np.clip(target_V, -FAR, FAR), target_V)
+
+
+class Certificate(dict[str, float]):
+    """Proof that a palette is not attainable: weights q >= 0 by value name with  q.c > max_{a in A} q.a.
+
+    "Even the best re-weighting of the samples misses this mixture of targets." With the pooled estimator the maximum
+    is that of N dot products: q.c > max_n q.r_n. q is scaled so that the excess q.c - max q.a is the lack in sd.
+    """
+
+    def __init__(self, weights: Mapping[str, float], targets: Mapping[str, float], estimator: Estimator) -> None:
+        super().__init__(weights)
+        self.targets = dict(targets)
+        self.estimator = estimator
+
+    def excess(self, matrix: RewardMatrix) -> float:
+        """q.(c - base) - max_{a in A} q.(a - base): positive when the proof holds."""
+        partition, frame = partition_of(matrix, self.estimator)
+        columns = matrix.index(list(self))
+        weights_V = np.zeros(len(matrix.values))
+        weights_V[columns] = list(self.values())
+        lack = sum(q * (self.targets[name] - matrix.base[name]) for name, q in self.items())
+        return float(lack - (weights_V * frame.scale_V) @ partition.furthest(weights_V * frame.scale_V)[0])
+
+    def verify(self, matrix: RewardMatrix) -> bool:
+        """Whether the proof holds on this matrix: every q_i >= 0 and a positive excess."""
+        return min(self.values()) >= 0 and self.excess(matrix) > 0

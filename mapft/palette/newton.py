@@ -1,0 +1,90 @@
+"""Projected Newton's method for the dual of MAP, in standardised units (method sections 1 and 2).
+
+    maximise over lam >= 0    g(lam) = lam.c - E_x log Z(x, lam)
+
+Gradient c - realized(lam), Hessian -E_x Var_{p_lam}(r). Each step maximises the quadratic model of g over lam >= 0
+exactly, as a non-negative least-squares problem, so a slack constraint has lam_i exactly 0.
+
+Legend: V values, all of them constrained; lam in 1/sd, levels and targets in sd above the base level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.optimize import nnls
+
+from mapft.palette.partition import Floats, Partition, Tilt
+
+SHARP = 1e-13  # KKT residual that the iteration aims at, close to the rounding of a level
+MOST_STEPS = 200
+LEAST_STEP = 2.0**-40
+FINAL_RISE = 1e-10  # nats; below it g's own rounding hides the rise, so the residual decides
+RIDGE = 1e-12  # of the mean variance: keeps the model solvable when values duplicate each other
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """A point on the way up: multipliers, tilt, realized levels, g in nats, KKT residual, steps taken so far."""
+
+    lam_V: Floats
+    tilt: Tilt
+    realized_V: Floats
+    dual: float
+    kkt_residual: float
+    steps: int
+
+
+def ascend(partition: Partition, target_V: Floats, start_V: Floats | None = None) -> Ascent:
+    """Maximise g from `start_V`, or from 0 where that is higher, until the KKT residual is at rounding level.
+
+    The residual max_i |min(lam_i, realized_i - c_i)| of the result says whether the maximum was reached; where the
+    targets are not attainable there is none, and the iteration ends with a large one.
+    """
+    here = _at(partition, target_V, np.zeros(len(target_V)), 0)
+    if start_V is not None:
+        here = max(here, _at(partition, target_V, start_V, 0), key=lambda ascent: ascent.dual)
+    while here.kkt_residual > SHARP and here.steps < MOST_STEPS:
+        there = _step(partition, target_V, here)
+        if there is None:
+            break
+        here = there
+    return here
+
+
+def _at(partition: Partition, target_V: Floats, lam_V: Floats, steps: int) -> Ascent:
+    tilt = partition.tilt(lam_V)
+    realized_V = partition.mean(tilt)
+    residual = float(np.abs(np.minimum(lam_V, realized_V - target_V)).max(initial=0.0))
+    return Ascent(lam_V, tilt, realized_V, float(lam_V @ target_V - tilt.log_z), residual, steps)
+
+
+def _step(partition: Partition, target_V: Floats, here: Ascent) -> Ascent | None:
+    """One Newton step with backtracking; None when float64 allows no further progress."""
+    slope_V = target_V - here.realized_V
+    move_V = _model_maximiser(partition.covariance(here.tilt), slope_V, here.lam_V) - here.lam_V
+    rise = float(slope_V @ move_V)
+    if rise <= FINAL_RISE:
+        there = _at(partition, target_V, here.lam_V + move_V, here.steps + 1)
+        return there if there.kkt_residual < here.kkt_residual else None
+    length = 1.0
+    while length > LEAST_STEP:
+        there = _at(partition, target_V, here.lam_V + length * move_V, here.steps + 1)
+        if there.dual >= here.dual + 1e-4 * length * rise:
+            return there
+        length /= 2
+    return None
+
+
+def _model_maximiser(covariance_VV: Floats, slope_V: Floats, lam_V: Floats) -> Floats:
+    """argmax over x >= 0 of slope.(x - lam) - (x - lam)' H (x - lam) / 2.
+
+    With H = L L' that is the non-negative least-squares problem min |L'x - L^-1 (slope + H lam)|.
+    """
+    ridge = RIDGE * np.trace(covariance_VV) / len(lam_V) + np.finfo(np.float64).tiny
+    hessian_VV = covariance_VV + ridge * np.eye(len(lam_V))
+    lower_VV = np.linalg.cholesky(hessian_VV)
+    wanted_V = solve_triangular(lower_VV, slope_V + hessian_VV @ lam_V, lower=True)
+    return nnls(lower_VV.T, wanted_V)[0]
