@@ -17,11 +17,11 @@ from typing import Literal
 import numpy as np
 
 from mapft.errors import UserError
-from mapft.palette.dual import CONVERGED, Dual
 from mapft.palette.feasibility import reach
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Estimator, Floats, choose_estimator
+from mapft.palette.problem import CONVERGED, Problem
 from mapft.palette.solution import DualSolution, Status
 
 How = Literal["interpolate"]
@@ -73,33 +73,33 @@ def adjust(
     """
     if how != "interpolate":
         raise UserError(f"there is no way to adjust called {how!r}: use 'interpolate'.")
-    dual = Dual(matrix, choose_estimator(matrix, estimator))
+    problem = Problem(matrix, choose_estimator(matrix, estimator))
     floor = _checked_floor(floor_ess, len(matrix))
-    asked = dual.solve(palette)
+    asked = problem.solve(palette.targets)
     if asked.status is Status.optimal and asked.ess >= floor:
         return Adjustment(palette, palette, how, (), 1.0, matrix.base, asked)
-    target_V = dual.target(palette)
-    kept, new_V = _interpolated(dual, np.where(target_V == np.inf, 0.0, target_V), floor)
-    new = _palette(dual, palette, new_V)
+    target_V = problem.target(palette.targets)
+    kept, new_V = _interpolated(problem, np.where(target_V == np.inf, 0.0, target_V), floor)
+    new = _palette(problem, palette, new_V)
     weights = asked.lam if asked.certificate is None else asked.certificate
     binding = tuple(name for name in palette.targets if weights[name] > 0)
-    return Adjustment(palette, new, how, binding, kept, matrix.base, dual.solve(new))
+    return Adjustment(palette, new, how, binding, kept, matrix.base, problem.solve(new.targets))
 
 
-def _interpolated(dual: Dual, target_V: Floats, floor: float) -> tuple[float, Floats]:
+def _interpolated(problem: Problem, target_V: Floats, floor: float) -> tuple[float, Floats]:
     """The largest rho with an effective sample size of at least `floor`, and the targets there."""
     from_V = np.minimum(target_V, 0.0)
     along_V = np.maximum(target_V, 0.0)
-    edge = reach(dual.attainable, from_V, along_V, most=1.0 / SHORT_OF_EDGE)
-    rho = _furthest(dual, lambda rho: from_V + rho * along_V, edge * SHORT_OF_EDGE, floor)
+    edge = reach(problem.attainable, from_V, along_V, most=1.0 / SHORT_OF_EDGE)
+    rho = _furthest(problem, lambda rho: from_V + rho * along_V, edge * SHORT_OF_EDGE, floor)
     return rho, from_V + rho * along_V
 
 
-def _furthest(dual: Dual, path: Callable[[float], Floats], end: float, floor: float) -> float:
+def _furthest(problem: Problem, path: Callable[[float], Floats], end: float, floor: float) -> float:
     """The largest step in [0, end] at which p_lam still has the effective sample size, which falls along the path."""
 
     def enough(step: float) -> bool:
-        ascent = dual.ascend(path(step))
+        ascent = problem.ascend(path(step))
         weights_N = ascent.tilt.weights_N
         return ascent.kkt_residual <= CONVERGED and floor * float(weights_N @ weights_N) <= 1
 
@@ -112,11 +112,11 @@ def _furthest(dual: Dual, path: Callable[[float], Floats], end: float, floor: fl
     return low
 
 
-def _palette(dual: Dual, palette: Palette, new_V: Floats) -> Palette:
+def _palette(problem: Problem, palette: Palette, new_V: Floats) -> Palette:
     """The new targets in raw units; a target that did not move keeps its exact number."""
-    old_V = dual.target(palette)
-    raw_V = new_V * dual.frame.scale_V + dual.frame.base_V
-    columns = dict(zip(palette.targets, dual.matrix.index(list(palette.targets)), strict=True))
+    old_V = problem.target(palette.targets)
+    raw_V = new_V * problem.frame.scale_V + problem.frame.base_V
+    columns = dict(zip(palette.targets, problem.matrix.index(list(palette.targets)), strict=True))
     return Palette(
         {
             name: target if new_V[columns[name]] == old_V[columns[name]] else float(raw_V[columns[name]])

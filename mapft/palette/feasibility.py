@@ -96,9 +96,12 @@ class Attainable:
 def margin(attainable: Attainable, target_V: Floats) -> tuple[float, Floats]:
     """t* = max { t : a >= c + t for some a in A }, in sd, and its prices q >= 0, sum q = 1, with h(q) - q.c = t*.
 
-    t* > 0: attainable with room to spare; t* < 0: q proves that no a in A reaches c, because q.c > h(q).
+    t* > 0: attainable with room to spare; t* < 0: q proves that no a in A reaches c, because q.c > h(q); t* = inf when
+    every value is free (c = -inf).
     """
     values = len(target_V)
+    if not np.isfinite(target_V).any():
+        return np.inf, np.zeros(values)
     found = attainable.maximise(np.zeros(values), _near(target_V), np.ones(1), -np.ones((values, 1)), lowest=-np.inf)
     return found.value, found.prices_V
 

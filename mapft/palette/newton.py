@@ -38,14 +38,15 @@ class Ascent:
 
 
 def ascend(partition: Partition, target_V: Floats, start_V: Floats | None = None) -> Ascent:
-    """Maximise g from `start_V`, or from 0 where that is higher, until the KKT residual is at rounding level.
+    """Maximise g from `start_V`, or from 0 where that is higher (g(0) = 0), until the KKT residual is at rounding level.
 
     The residual max_i |min(lam_i, realized_i - c_i)| of the result says whether the maximum was reached; where the
     targets are not attainable there is none, and the iteration ends with a large one.
     """
-    here = _at(partition, target_V, np.zeros(len(target_V)), 0)
-    if start_V is not None:
-        here = max(here, _at(partition, target_V, start_V, 0), key=lambda ascent: ascent.dual)
+    zero_V = np.zeros(len(target_V))
+    here = _at(partition, target_V, zero_V if start_V is None else start_V, 0)
+    if here.dual < 0:
+        here = _at(partition, target_V, zero_V, 0)
     while here.kkt_residual > SHARP and here.steps < MOST_STEPS:
         there = _step(partition, target_V, here)
         if there is None:

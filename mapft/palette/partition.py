@@ -37,6 +37,11 @@ class Tilt(NamedTuple):
     log_z: float
     weights_N: Floats
 
+    @property
+    def ess(self) -> float:
+        """Effective sample size 1 / sum_n w_n^2, in rows."""
+        return float(1 / (self.weights_N @ self.weights_N))
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -54,19 +59,24 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """One simplex over all rows: log Z = lam.shift + log sum_n w_n exp(lam.z_n). Serves `pooled` and `centered`."""
+    """One simplex over all rows: E_x log Z = lam.shift + log sum_n exp(lam.z_n + log w_n), `pooled` and `centered`.
+
+    shift = sum_x pi_x mean_x, where means_VP are the prompt means taken out of the points (None: none taken out).
+    """
 
     points_VN: Floats
-    weights_N: Floats
+    log_weights_N: Floats
     shift_V: Floats
+    means_VP: Floats | None
+    groups: Groups
 
     def tilt(self, lam_V: Floats) -> Tilt:
         """E_x log Z and the tilted weights w_n exp(lam.z_n) / sum, by log-sum-exp."""
         weights_N = lam_V @ self.points_VN
+        weights_N += self.log_weights_N
         top = weights_N.max()
         weights_N -= top
         np.exp(weights_N, out=weights_N)
-        weights_N *= self.weights_N
         total = weights_N.sum()
         weights_N /= total
         return Tilt(float(top + np.log(total) + lam_V @ self.shift_V), weights_N)
@@ -90,11 +100,17 @@ class Mixture:
 
     def only(self, rows: NDArray[np.intp]) -> Mixture:
         """The same estimator for a subset of the values."""
-        return (
-            self
-            if len(rows) == len(self.points_VN)
-            else replace(self, points_VN=self.points_VN[rows], shift_V=self.shift_V[rows])
-        )
+        if len(rows) == len(self.points_VN):
+            return self
+        means_VP = None if self.means_VP is None else self.means_VP[rows]
+        return replace(self, points_VN=self.points_VN[rows], shift_V=self.shift_V[rows], means_VP=means_VP)
+
+    def reweighted(self, weights_P: Floats) -> Mixture:
+        """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0), shared equally by its rows."""
+        with np.errstate(divide="ignore"):  # log 0 = -inf: a row that does not count
+            log_weights_P = np.log(weights_P / self.groups.sizes)
+        shift_V = self.shift_V if self.means_VP is None else self.means_VP @ weights_P
+        return replace(self, log_weights_N=log_weights_P[self.groups.of_row], shift_V=shift_V)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +154,10 @@ class PromptMixture:
         """The same estimator for a subset of the values."""
         return self if len(rows) == len(self.points_VN) else replace(self, points_VN=self.points_VN[rows])
 
+    def reweighted(self, weights_P: Floats) -> PromptMixture:
+        """The same estimator with prompt x weighing weights_P[x] (sum 1)."""
+        return replace(self, weights_P=weights_P)
+
 
 Partition = Mixture | PromptMixture
 
@@ -166,15 +186,13 @@ def choose_estimator(matrix: RewardMatrix, estimator: Estimator | None) -> Estim
 
 def partition_of(matrix: RewardMatrix, estimator: Estimator) -> tuple[Partition, Frame]:
     """The estimator of E_x log Z on a matrix, in standardised units, and the frame that leads back to raw units."""
-    frame = Frame.of(matrix.scores)
-    order = matrix.groups.order if estimator == "per_prompt" else slice(None)
+    frame, groups, rows = Frame.of(matrix.scores), matrix.groups, len(matrix)
+    order = groups.order if estimator == "per_prompt" else slice(None)
     points_VN = _standardised(matrix.scores[order], frame)
     if estimator == "per_prompt":
-        groups = matrix.groups
-        return PromptMixture(points_VN, groups.starts, groups.sizes, groups.sizes / len(matrix)), frame
-    if estimator == "centered":
-        _centre(points_VN, matrix.groups)
-    return Mixture(points_VN, np.full(len(matrix), 1 / len(matrix)), np.zeros(len(points_VN))), frame
+        return PromptMixture(points_VN, groups.starts, groups.sizes, groups.sizes / rows), frame
+    means_VP = _centre(points_VN, groups) if estimator == "centered" else None
+    return Mixture(points_VN, np.full(rows, -np.log(rows)), np.zeros(len(points_VN)), means_VP, groups), frame
 
 
 def _standardised(scores_NV: Floats, frame: Frame) -> Floats:
@@ -185,15 +203,18 @@ def _standardised(scores_NV: Floats, frame: Frame) -> Floats:
     return points_VN
 
 
-def _centre(points_VN: Floats, groups: Groups) -> None:
-    """In place: d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1)), unbiased for the within-prompt covariance."""
+def _centre(points_VN: Floats, groups: Groups) -> Floats:
+    """In place d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1)), unbiased covariance; returns the means (V, P)."""
     inflation_N = np.sqrt(groups.sizes / (groups.sizes - 1.0))[groups.of_row]
-    for z_N in points_VN:
+    means_VP = np.empty((len(points_VN), len(groups.sizes)))
+    for z_N, mean_P in zip(points_VN, means_VP, strict=True):
         magnitude = np.abs(z_N).max()
-        z_N -= (np.bincount(groups.of_row, weights=z_N) / groups.sizes)[groups.of_row]
+        mean_P[:] = np.bincount(groups.of_row, weights=z_N) / groups.sizes
+        z_N -= mean_P[groups.of_row]
         z_N *= inflation_N
         if np.abs(z_N).max() <= ROUNDING * magnitude:
             z_N[:] = 0.0
+    return means_VP
 
 
 def _second_moment(points_VN: Floats, weights_N: Floats) -> Floats:

@@ -1,0 +1,151 @@
+"""The MAP problems of one score matrix under one estimator: what every palette on it shares (method sections 1-3).
+
+Named values and raw units outside, arrays in standardised units inside; this file is the border between the two.
+
+Legend: V values of the matrix; levels and targets in sd above the base level, lam in 1/sd.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+
+from mapft.errors import UserError
+from mapft.palette.feasibility import UNDECIDED, Attainable, Certificate, margin, reach
+from mapft.palette.matrix import ROUNDING, RewardMatrix
+from mapft.palette.newton import Ascent, ascend
+from mapft.palette.partition import Estimator, Floats, Partition, partition_of
+from mapft.palette.solution import DualSolution, Status
+
+CONVERGED = 1e-9  # largest KKT residual (sd units) of an optimal solution
+
+
+class Problem:
+    """max over lam >= 0 of lam.c - E_x log Z(x, lam), for any palette c on one matrix and estimator."""
+
+    def __init__(self, matrix: RewardMatrix, estimator: Estimator) -> None:
+        self.matrix = matrix
+        self.estimator = estimator
+        self.partition, self.frame = partition_of(matrix, estimator)
+
+    @classmethod
+    def of(cls, matrix: RewardMatrix, solution: DualSolution) -> Problem:
+        """The problem that a solution solves; raises UserError when it is not optimal or not about this matrix."""
+        if solution.status is not Status.optimal:
+            raise UserError(f"the palette is {solution.status}, so there is no lambda to examine: adjust() it first.")
+        if set(solution.lam) != set(matrix.values):
+            raise UserError(
+                f"the solution is about {{{', '.join(solution.lam)}}} but the score matrix holds "
+                f"{{{', '.join(matrix.values)}}}: pass the matrix that was solved."
+            )
+        return cls(matrix, solution.estimator)
+
+    @cached_property
+    def attainable(self) -> Attainable:
+        """The attainable levels; programs on it share the points they find."""
+        return Attainable(self.partition)
+
+    @cached_property
+    def _floor_V(self) -> Floats:
+        """Levels below every attainable one: a target under them is as slack, and keeps Newton's numbers small."""
+        return -2 * np.abs(self.partition.points_VN).max(axis=1) - 1
+
+    def target(self, targets: Mapping[str, float]) -> Floats:
+        """Targets (V,); -inf for a free value and a constant value that keeps its target, +inf for one that cannot."""
+        columns = self.matrix.index(list(targets))
+        target_V = np.full(len(self.matrix.values), -np.inf)
+        target_V[columns] = list(targets.values())
+        kept_V = target_V <= self.frame.base_V + ROUNDING * np.abs(self.frame.base_V)
+        target_V = (target_V - self.frame.base_V) / self.frame.scale_V
+        return np.where(self.frame.constant_V, np.where(kept_V, -np.inf, np.inf), target_V)
+
+    def lam(self, by_name: Mapping[str, float]) -> Floats:
+        """Multipliers (V,) per sd from multipliers per raw unit."""
+        return np.array([by_name[name] for name in self.matrix.values]) * self.frame.scale_V
+
+    def named(self, numbers_V: Floats) -> dict[str, float]:
+        """An array over the values as a dict by name."""
+        return dict(zip(self.matrix.values, numbers_V.tolist(), strict=True))
+
+    def solve(self, targets: Mapping[str, float], start: Mapping[str, float] | None = None) -> DualSolution:
+        """Feasibility by linear programming, then Newton's method where the maximum is attained."""
+        target_V = self.target(targets)
+        blocked_V = target_V == np.inf
+        if blocked_V.any():
+            return self._without_policy(targets, Status.infeasible, -math.inf, blocked_V.astype(float))
+        room, prices_V = margin(self.attainable, target_V)
+        if room < -UNDECIDED:
+            return self._without_policy(targets, Status.infeasible, room, prices_V)
+        if room <= UNDECIDED and self._at_the_edge(target_V):
+            return self._without_policy(targets, Status.boundary, room, None)
+        ascent = self.ascend(target_V, None if start is None else self.lam(start))
+        if ascent.kkt_residual > CONVERGED:
+            return self._without_policy(targets, Status.boundary, room, None)
+        return self.optimal(targets, room, ascent)
+
+    def ascend(self, target_V: Floats, start_V: Floats | None = None, partition: Partition | None = None) -> Ascent:
+        """Newton's method over the constrained values; the result covers all V values, with lam 0 where free.
+
+        partition: a reweighted version of this problem's own, for resampling.
+        """
+        held = np.flatnonzero(np.isfinite(target_V))
+        whole = self.partition if partition is None else partition
+        asked_V = np.maximum(target_V, self._floor_V)[held]
+        ascent = ascend(whole.only(held), asked_V, None if start_V is None else start_V[held])
+        lam_V = np.zeros(len(target_V))
+        lam_V[held] = ascent.lam_V
+        return replace(ascent, lam_V=lam_V, realized_V=whole.mean(ascent.tilt))
+
+    def optimal(self, targets: Mapping[str, float], room: float, ascent: Ascent) -> DualSolution:
+        """The solution that a converged ascent stands for."""
+        target_V = self.target(targets)
+        slack_V = np.where(np.isfinite(target_V), ascent.realized_V - target_V, 0.0)
+        return DualSolution(
+            lam=self.named(ascent.lam_V / self.frame.scale_V),
+            status=Status.optimal,
+            margin=room,
+            certificate=None,
+            realized=self.named(ascent.realized_V * self.frame.scale_V + self.frame.base_V),
+            kl=max(float(ascent.lam_V @ ascent.realized_V - ascent.tilt.log_z), 0.0),  # rounding can dip below 0
+            ess=ascent.tilt.ess,
+            duality_gap=abs(float(ascent.lam_V @ slack_V)),
+            kkt_residual=ascent.kkt_residual,
+            estimator=self.estimator,
+            targets=dict(targets),
+            steps=ascent.steps,
+        )
+
+    def _at_the_edge(self, target_V: Floats) -> bool:
+        """Whether the segment from the base level to the target ends there: the margin is 0 and lam runs to infinity.
+
+        A margin of 0 alone does not say so: of two opposite values r and -r, at most one can rise, yet lam is finite.
+        """
+        held = np.isfinite(target_V)
+        from_V, along_V = np.where(held, 0.0, -np.inf), np.where(held, target_V, 0.0)
+        return reach(self.attainable, from_V, along_V, most=2.0) <= 1 + UNDECIDED
+
+    def _without_policy(
+        self, targets: Mapping[str, float], status: Status, room: float, prices_V: Floats | None
+    ) -> DualSolution:
+        certificate = None
+        if prices_V is not None:
+            weights = self.named(prices_V / self.frame.scale_V)
+            certificate = Certificate({name: weights[name] for name in targets}, targets, self.estimator)
+        nothing = dict.fromkeys(self.matrix.values, math.nan)
+        return DualSolution(
+            lam=nothing,
+            status=status,
+            margin=room,
+            certificate=certificate,
+            realized=dict(nothing),
+            kl=math.nan,
+            ess=math.nan,
+            duality_gap=math.nan,
+            kkt_residual=math.nan,
+            estimator=self.estimator,
+            targets=dict(targets),
+        )
