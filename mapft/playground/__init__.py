@@ -1,0 +1,14 @@
+"""The embedded default world: a tiny base policy, three tiny reward models and prompts, built on first use.
+
+    locate("policy")                            LlamaForCausalLM folder with its tokenizer
+    locate("humor" | "helpful" | "harmless")    AutoModelForSequenceClassification folders
+    locate("prompts")                           jsonl file: prompt, kind ("everyday" | "dubious")
+
+Everything is an ordinary Hugging Face folder, made on this machine from a seed, without a network.
+Importing this package imports neither torch nor transformers.
+"""
+
+from .build import build
+from .cache import locate
+
+__all__ = ["build", "locate"]

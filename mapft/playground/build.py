@@ -1,0 +1,103 @@
+"""Builds the world into a folder: prompts and tokenizer first, then four models in parallel processes.
+
+folder/prompts.jsonl   one JSON object per line: prompt (a complete model input), kind ("everyday" | "dubious")
+folder/policy          LlamaForCausalLM and its tokenizer
+folder/<value>         AutoModelForSequenceClassification with one output, and its tokenizer
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from mapft.errors import UserError
+
+from .grammar import VALUES, load_grammar
+from .sizes import SIZES
+from .tokenizer import train_tokenizer
+
+MODELS = ("policy", *VALUES)
+PARTIAL = ".partial-"
+
+
+def build(folder: Path, seed: int = 0, *, _size: str = "full") -> None:
+    """Build the world into `folder`, which must not exist. It appears only when it is complete."""
+    folder = Path(folder)
+    if folder.exists():
+        raise UserError(f"The folder {folder} already exists; remove it or name another one to build the playground.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}{PARTIAL}", dir=folder.parent) as temporary:
+        partial = Path(temporary) / "world"
+        partial.mkdir()
+        _write_prompts(partial / "prompts.jsonl", seed)
+        _write_tokenizer(partial, seed, _size)
+        _train_all(partial, seed, _size)
+        partial.rename(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what builds of `folder` left behind that were killed."""
+    for leftover in folder.parent.glob(f"{folder.name}{PARTIAL}*"):
+        shutil.rmtree(leftover)
+
+
+def _write_prompts(path: Path, seed: int) -> None:
+    prompts = list(load_grammar().prompts)
+    Random(f"prompts {seed}").shuffle(prompts)
+    lines = (json.dumps({"prompt": prompt.text, "kind": prompt.kind}) for prompt in prompts)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _write_tokenizer(folder: Path, seed: int, size_name: str) -> None:
+    size, grammar, rng = SIZES[size_name], load_grammar(), Random(f"tokenizer {seed}")
+    replies = [
+        grammar.sample(prompt.task, rng).text for prompt in rng.choices(grammar.prompts, k=size.tokenizer_replies)
+    ]
+    tokenizer = train_tokenizer([*(prompt.text for prompt in grammar.prompts), *replies], size.vocab_size)
+    for name in MODELS:
+        tokenizer.save_pretrained(folder / name)
+
+
+def _train_all(folder: Path, seed: int, size_name: str) -> None:
+    size = SIZES[size_name]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = []
+        for name in MODELS:
+            what = "base policy" if name == "policy" else f"reward model: {name}"
+            steps = size.policy_steps if name == "policy" else size.reward_steps
+            bar = progress.add_task(f"playground, {what}", total=steps)
+            advance = lambda step, bar=bar: progress.update(bar, completed=step)  # noqa: E731
+            jobs.append(pool.submit(_train_one, name, folder / name, seed, size_name, advance))
+        for job in jobs:
+            job.result()
+
+
+def _train_one(name: str, folder: Path, seed: int, size_name: str, advance: Callable[[int], object]) -> None:
+    """Run one worker and follow its steps."""
+    command = [sys.executable, "-m", "mapft.playground.worker", name, str(folder), str(seed), size_name]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    said = []
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as worker:
+        for line in worker.stdout or ():
+            if line.startswith("step "):
+                advance(int(line.removeprefix("step ")))
+            else:
+                said.append(line)
+    if worker.returncode:
+        raise RuntimeError(f"Training the playground's {name} model failed:\n{''.join(said)}")

@@ -1,0 +1,52 @@
+"""Where the built world is kept, and when it is built."""
+
+import os
+from hashlib import blake2b
+from pathlib import Path
+
+from filelock import FileLock
+
+from mapft.errors import UserError
+
+from .build import MODELS, build, remove_leftovers
+
+SEED = 0
+NAMES = {name: name for name in MODELS} | {"prompts": "prompts.jsonl"}
+
+
+def locate(name: str, *, _size: str = "full") -> Path:
+    """Path of a model folder ("policy", "humor", "helpful", "harmless") or of the prompt file ("prompts").
+
+    Builds the world on first use: about a minute and a half on two cores, once per version of these modules.
+    The cache is $MAPFT_CACHE, else $XDG_CACHE_HOME/mapft, else ~/.cache/mapft.
+    """
+    if name not in NAMES:
+        raise UserError(f"The playground has no {name!r}; choose one of {', '.join(NAMES)}.")
+    world = cache_folder() / f"playground-{_digest(_size)}"
+    if not world.exists():
+        _build_once(world, _size)
+    return world / NAMES[name]
+
+
+def cache_folder() -> Path:
+    """The folder for everything that mapft can make again."""
+    if "MAPFT_CACHE" in os.environ:
+        return Path(os.environ["MAPFT_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mapft"
+
+
+def _build_once(world: Path, size: str) -> None:
+    world.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(world.with_suffix(".lock")):
+        if not world.exists():
+            remove_leftovers(world)
+            build(world, SEED, _size=size)
+
+
+def _digest(size: str) -> str:
+    """Names what the world is made from: every source and word file of this package, the seed, the size."""
+    digest = blake2b(f"{SEED} {size}".encode(), digest_size=6)
+    here = Path(__file__).parent
+    for path in sorted([*here.glob("*.py"), *here.glob("world/*.toml")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,35 @@
+"""How large the world is built: the one that users get, and a reduced one for tests."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Numbers of tokens, units and training steps; a policy row holds one prompt and `replies_per_row` replies."""
+
+    vocab_size: int = 1536
+    tokenizer_replies: int = 12_000
+    policy_hidden: int = 128
+    policy_layers: int = 3
+    policy_steps: int = 800
+    policy_rows: int = 8
+    replies_per_row: int = 4
+    reward_hidden: int = 96
+    reward_steps: int = 400
+    reward_rows: int = 32
+    matrix_lr: float = 0.02
+    lr: float = 0.004
+
+
+SIZES = {
+    "full": Size(),
+    "tiny": Size(
+        vocab_size=400,
+        tokenizer_replies=500,
+        policy_hidden=16,
+        policy_layers=1,
+        policy_steps=4,
+        reward_hidden=16,
+        reward_steps=4,
+    ),
+}
