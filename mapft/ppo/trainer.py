@@ -1,0 +1,365 @@
+"""PPOTrainer: TRL's GRPOTrainer with a critic, the KL in the reward, and token-level advantages.
+
+TRL removed its PPO after 1.12; its maintainers' route for another estimator is a subclass of GRPOTrainer that
+returns its own advantages from `_generate_and_score_completions`. We take generation, reward functions, data loading,
+logging and the distributed set-up from it, and own the rest. tests/ppo/test_trl_contract.py names every private
+member used here.
+
+Shapes: B responses of this process, P prompt tokens (left-padded), T response tokens (right-padded), D features,
+F reward functions.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import PreTrainedTokenizerBase
+from trl import GRPOTrainer
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import pad, use_adapter
+
+from mapft.errors import UserError
+from mapft.ppo.config import PPOConfig
+from mapft.ppo.critic import Critic, explained_variance
+from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
+from mapft.ppo.loss import policy_loss
+from mapft.seeding import derive_seed
+
+Batch = dict[str, Tensor]
+
+
+class PromptSampler(Sampler[int]):
+    """Row numbers for the whole run: one shuffled pass over the prompts after another, cut into iterations.
+
+    Every iteration holds prompts_per_iteration prompts, each num_generations times, and is repeated once for every
+    micro-batch, because GRPOTrainer's loader hands the full rollout to every step. Pass e is shuffled by
+    (seed, e) alone, so that a resumed run meets the same prompts.
+    """
+
+    def __init__(
+        self, prompts: int, per_iteration: int, num_generations: int, repeats: int, iterations: int, seed: int
+    ):
+        self.prompts, self.per_iteration, self.num_generations = prompts, per_iteration, num_generations
+        self.repeats, self.iterations, self.seed = repeats, iterations, seed
+
+    def __iter__(self) -> Iterator[int]:
+        stream = self._shuffled()
+        for _ in range(self.iterations):
+            chunk = [row for _ in range(self.per_iteration) for row in [next(stream)] * self.num_generations]
+            for _ in range(self.repeats):
+                yield from chunk
+
+    def _shuffled(self) -> Iterator[int]:
+        for epoch in range(self.iterations * self.per_iteration):
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "prompts", epoch))
+            yield from torch.randperm(self.prompts, generator=generator).tolist()
+
+    def __len__(self) -> int:
+        return self.iterations * self.per_iteration * self.num_generations * self.repeats
+
+
+class PPOTrainer(GRPOTrainer):
+    """PPO with a LoRA policy whose base, adapter switched off, is the reference and the critic's trunk.
+
+    Maximises E_x[ E_{y~pi} R(x,y) - kl_coef * KL(pi(.|x) || p0(.|x)) ], whose optimum is p0 exp(R/kl_coef)/Z, with
+    R = sum_f reward_weights[f] * reward_funcs[f]. The constructor is that of TRL's trainers: `model` (a path or a
+    model), `reward_funcs` (TRL reward functions or sequence classifiers), `args` (`PPOConfig`), datasets with a
+    `prompt` column (text or messages), `processing_class`, `peft_config`.
+
+    Raises UserError for a streamed dataset, and for a reward that is missing or not finite (never taken as 0).
+    """
+
+    _tag_names: ClassVar = ["trl", "ppo"]
+    _name = "PPO"
+    _paper: ClassVar = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
+    args: PPOConfig
+
+    def __init__(self, model: Any, reward_funcs: Any, args: PPOConfig, train_dataset: Dataset, **kwargs: Any):
+        if not isinstance(train_dataset, Dataset):
+            raise UserError(
+                f"train_dataset is a {type(train_dataset).__name__}; PPO shuffles prompts by number and needs a "
+                "datasets.Dataset (for a stream, take a part of it into memory first)."
+            )
+        episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_dataset) * args.num_generations)
+        self.iterations = math.ceil(episodes / args.generation_batch_size)
+        args.max_steps = self.iterations * args.steps_per_iteration
+        every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
+        # Between iterations there is no rollout to save: checkpoints fall there.
+        args.save_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
+        super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        if not isinstance(self.processing_class, PreTrainedTokenizerBase):
+            raise UserError("processing_class is a multimodal processor; PPO takes text models with a tokenizer.")
+        config = self.model.config.get_text_config()
+        self.critic = Critic(config.hidden_size, args.critic_width, args.critic_learning_rate)
+        self.critic.to(self.accelerator.device)
+        self._rollout: Batch = {}
+        self._plan: list[Tensor] = []
+
+    # ---------------------------------------------------------------- one iteration: rollout, advantages, critic
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+        """Sample, score, estimate advantages, and (in training) fit the critic; the batch that the loss needs."""
+        mode = "train" if self.model.training else "eval"
+        if mode == "train":
+            torch.manual_seed(self._stream("rollout"))
+        batch, texts = self._generate_rollout(inputs)
+        mask_BT = batch["mask"]
+        batch["old_logp"], _ = self._evaluate(self.model, batch, features=False)
+        with self._reference() as reference:
+            batch["ref_logp"], features_BTD = self._evaluate(reference, batch, features=True)
+        score_B = self._scores(inputs, texts, mode)
+        kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
+        rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
+        with torch.no_grad():
+            values_BT = self.critic(features_BTD) * mask_BT
+        batch["advantages"], returns_BT = advantages_and_returns(
+            rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
+        )
+        self._log_rollout(mode, score_B, kl_BT, batch["old_logp"])
+        self._metrics[mode]["critic/explained_variance"].append(explained_variance(values_BT, returns_BT, mask_BT))
+        if mode == "train":
+            self._fit_critic(features_BTD, returns_BT, mask_BT)
+        self._logs["advantages"].extend(gather_object(batch["advantages"].sum(dim=1).tolist()))
+        if self.args.whiten_advantages:
+            moments = self._sum_over_processes(masked_moments(batch["advantages"], mask_BT))
+            batch["advantages"] = whiten(batch["advantages"], mask_BT, moments).float()
+        return batch
+
+    def _generate_rollout(self, inputs: list[dict[str, Any]]) -> tuple[Batch, dict[str, list[Any]]]:
+        """Responses of the current policy by TRL's generation backends; masks come from lengths, never from ids."""
+        prompts = [row["prompt"] for row in inputs]
+        prompt_ids, completion_ids, tool_mask, completions, *_ = self._generate(prompts)
+        assert tool_mask is None, "this trainer offers no tools"
+
+        def padded(rows: list[Any], side: str, value: int) -> Tensor:
+            return pad([torch.tensor(row) for row in rows], value, side).to(self.accelerator.device)
+
+        pad_id = self._tokenizer.pad_token_id
+        batch = {
+            "prompt_ids": padded(prompt_ids, "left", pad_id),
+            "prompt_mask": padded([[1] * len(ids) for ids in prompt_ids], "left", 0),
+            "completion_ids": padded(completion_ids, "right", pad_id),
+            "mask": padded([[1] * len(ids) for ids in completion_ids], "right", 0),
+        }
+        return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+
+    def _evaluate(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
+        """log p(token) (B, T) under `model` without gradients and, if asked, the hidden state before it (B, T, D).
+
+        Passes run over rows sorted by length, each cut to its own longest row.
+        """
+        mask_BT = batch["mask"]
+        logp_BT = torch.zeros_like(mask_BT, dtype=torch.float32)
+        features_BTD = torch.zeros(0)
+        order = (batch["prompt_mask"].sum(1) + mask_BT.sum(1)).argsort(stable=True)
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            for rows in order.split(self.args.local_rollout_forward_batch_size):
+                part = take(batch, rows)
+                width = part["mask"].size(1)
+                with last_hidden_states(self.accelerator.unwrap_model(model), keep=features) as seen:
+                    logp = self._logp(model, part)[0]
+                logp_BT[rows, :width] = logp * part["mask"]
+                if features:
+                    hidden = seen[0][:, -width - 1 : -1]
+                    if not features_BTD.numel():
+                        features_BTD = hidden.new_zeros(*mask_BT.shape, hidden.size(-1))
+                    features_BTD[rows, :width] = hidden
+        return logp_BT, features_BTD
+
+    def _logp(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+        """log-probabilities and entropies (B, T) of the response tokens, fp32, by TRL's fused LM head."""
+        logp_BT, entropy_BT, _ = self._get_per_token_logps_and_entropies(
+            model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["mask"]], dim=1),
+            batch["completion_ids"].size(1),
+            compute_entropy=True,
+        )
+        return logp_BT.float(), entropy_BT
+
+    @contextmanager
+    def _reference(self) -> Iterator[Any]:
+        """p0: the policy with its adapter off (or on the frozen copy of the adapter it began with), else its twin."""
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+            yield self.model
+
+    def _stream(self, *name: int | str) -> int:
+        """Seed of a random stream of this iteration and process; it depends on no state, so resuming repeats it."""
+        iteration = self.state.global_step // self.args.steps_per_iteration
+        return derive_seed(self.args.seed, *name, iteration, self.accelerator.process_index)
+
+    def _scores(self, inputs: list[dict[str, Any]], texts: dict[str, list[Any]], mode: str) -> Tensor:
+        """R = sum_f w_f * r_f of this process's responses, (B,); logs every function's raw scores."""
+        rewards_NF = self._calculate_rewards(inputs, texts["prompts"], texts["completions"], texts["completion_ids"])
+        for name, column in zip(self.reward_func_names, rewards_NF.T, strict=True):
+            bad = (~column.isfinite()).nonzero()
+            if len(bad):
+                raise UserError(
+                    f"The reward function {name!r} gave {column[bad[0, 0]].item()} for response {bad[0, 0].item()}; "
+                    "a missing score is never taken as 0: make it return a finite number for every response."
+                )
+            self._metrics[mode][f"rewards/{name}/mean"].append(column.mean().item())
+            self._metrics[mode][f"rewards/{name}/std"].append(column.std(correction=0).item())
+            self._logs["rewards"][name].extend(column.tolist())
+        for key in ("prompt", "completion"):
+            self._logs[key].extend(gather_object(texts[f"{key}s"]))
+        self._flush_reward_metrics(mode)
+        local = len(inputs)
+        start = self.accelerator.process_index * local
+        return (rewards_NF * self.reward_weights.to(rewards_NF.device)).sum(dim=1)[start : start + local]
+
+    def _fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
+        chosen = mask_BT.bool()
+        generator = torch.Generator().manual_seed(self._stream("critic"))
+        fitted = self.critic.fit(
+            features_BTD[chosen],
+            returns_BT[chosen],
+            self._sum_over_processes(masked_moments(returns_BT, mask_BT)),
+            epochs=self.args.num_ppo_epochs,
+            minibatches=max(self.args.num_mini_batches, 4),
+            cliprange=self.args.cliprange_value,
+            generator=generator,
+            reduce_mean=lambda grad: self.accelerator.reduce(grad, reduction="mean"),
+        )
+        for name, value in fitted.items():
+            self._metrics["train"][name].append(value)
+
+    # ---------------------------------------------------------------- the optimizer steps of one iteration
+
+    def _prepare_inputs(self, inputs: list[dict[str, Any]]) -> Batch:
+        """The next micro-batch; a new rollout when the last one has been passed over num_ppo_epochs times."""
+        if not self.model.training:
+            return self._generate_and_score_completions(inputs)
+        per_epoch = self.args.steps_per_generation
+        position = self._step % (per_epoch * self.num_iterations)
+        if position == 0:
+            self._rollout = self._generate_and_score_completions(inputs)
+        if position % per_epoch == 0:
+            self._plan = self._plan_epoch(position // per_epoch)
+        return take(self._rollout, self._plan[position % per_epoch])
+
+    def _plan_epoch(self, epoch: int) -> list[Tensor]:
+        """Rows of every micro-batch of one pass: random mini-batches, each sorted by length and cut up."""
+        lengths = self._rollout["prompt_mask"].sum(1) + self._rollout["mask"].sum(1)
+        generator = torch.Generator().manual_seed(self._stream("epoch", epoch))
+        order = torch.randperm(len(lengths), generator=generator).to(lengths.device)
+        plan: list[Tensor] = []
+        for rows in order.tensor_split(self.args.num_mini_batches):
+            by_length = rows[lengths[rows].argsort(stable=True)]
+            plan.extend(by_length.split(self.args.per_device_train_batch_size))
+        return plan
+
+    def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
+        logp_BT, entropy_BT = self._logp(model, inputs)
+        loss, sums = policy_loss(
+            logp_BT,
+            inputs["old_logp"],
+            inputs["advantages"],
+            inputs["mask"],
+            cliprange=self.args.cliprange,
+            max_length=self.max_completion_length,
+        )
+        entropy = (entropy_BT * inputs["mask"]).sum().detach()
+        tokens, *means = self._sum_over_processes(torch.stack([*sums, entropy])).tolist()
+        clipped, half_square, ratio, ratio_square, entropy_mean = (x / tokens for x in means)
+        for name, value in {
+            "loss/policy_avg": loss.item(),
+            "policy/clipfrac_avg": clipped,
+            "policy/approxkl_avg": half_square,
+            "policy/entropy_avg": entropy_mean,
+            "val/ratio": ratio,
+            "val/ratio_var": max(ratio_square - ratio**2, 0.0),
+        }.items():
+            self._metrics["train"][name].append(value)
+        return loss / self.current_gradient_accumulation_steps
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        """The evaluation loss is -(E[R] - kl_coef * KL), which training minimises."""
+        self._prepare_inputs(inputs)
+        return -torch.tensor(self._metrics["eval"]["objective/rlhf_reward"][-1]), None, None
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> PromptSampler:
+        return PromptSampler(
+            prompts=len(self.train_dataset),
+            per_iteration=self.args.generation_batch_size // self.args.num_generations,
+            num_generations=self.args.num_generations,
+            repeats=self.args.steps_per_generation * self.args.num_ppo_epochs,
+            iterations=self.iterations,
+            seed=self.args.seed,
+        )
+
+    # ---------------------------------------------------------------- logs and checkpoints
+
+    def _log_rollout(self, mode: str, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor) -> None:
+        """Sums over the tokens of a response, averaged over the responses of all processes, under TRL PPO's names."""
+        kl_B = kl_BT.sum(1)
+        columns = {
+            "objective/kl": kl_B,
+            "objective/entropy": -logp_BT.sum(1),
+            "objective/non_score_reward": -self.args.kl_coef * kl_B,
+            "objective/scores": score_B,
+            "objective/rlhf_reward": score_B - self.args.kl_coef * kl_B,
+        }
+        for name, column in columns.items():
+            self._metrics[mode][name].append(self.accelerator.gather(column).mean().item())
+
+    def _flush_reward_metrics(self, mode: str) -> None:
+        """Metrics and columns that reward functions gave to `log_metric` and `log_extra`, over all processes."""
+        for name in sorted(set(gather_object(list(self._pending_metrics)))):
+            values = gather_object(self._pending_metrics.get(name, []))
+            self._metrics[mode][name].append(sum(values) / len(values))
+        for name in sorted(set(gather_object(list(self._pending_extra_logs)))):
+            self._logs["extra"][name].extend(gather_object(self._pending_extra_logs.get(name, [])))
+        self._pending_metrics.clear()
+        self._pending_extra_logs.clear()
+
+    def _sum_over_processes(self, x: Tensor) -> Tensor:
+        return self.accelerator.reduce(x, reduction="sum")
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.args.should_save:
+            self.critic.save(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.critic.load(Path(resume_from_checkpoint))
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """Those rows, without the columns that are padding in all of them."""
+    width = int(batch["prompt_mask"][rows].sum(1).max())
+    length = int(batch["mask"][rows].sum(1).max())
+    return {
+        name: array[rows, -width:] if name.startswith("prompt") else array[rows, :length]
+        for name, array in batch.items()
+    }
+
+
+@contextmanager
+def last_hidden_states(model: Any, *, keep: bool) -> Iterator[list[Tensor]]:
+    """Collects the backbone's last hidden states (b, P+T, D), the input of the LM head, of every forward inside."""
+    seen: list[Tensor] = []
+    if not keep:
+        yield seen
+        return
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    handle = causal.base_model.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
+    try:
+        yield seen
+    finally:
+        handle.remove()

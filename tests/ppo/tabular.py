@@ -1,0 +1,115 @@
+"""A world in which everything can be enumerated: 8 tokens, at most 3 steps, 8 prompts, 400 responses each.
+
+Source of truth for the PPO tests: log p0(y|x), p_lam(y|x), KL(pi||p_lam) and realized levels are computed exactly
+from the model's own logits on every possible response. Shapes: P prompts, Y responses, V human values.
+"""
+
+import itertools
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = ["<pad>", "<eos>", "a", "b", "c", "d", "e", "f"]
+EOS, STEPS = 1, 3
+# None begins another, so every state has one meaning; none repeats a single token, which attention could not count.
+PROMPTS = ["f a", "f b a", "f b c", "f c a b", "f c d", "f d", "f e a", "f e b"]
+
+
+@cache
+def responses() -> list[tuple[int, ...]]:
+    """Every response: tokens up to and including EOS, or STEPS tokens."""
+    found = []
+    for length in range(1, STEPS + 1):
+        for ids in itertools.product(range(len(WORDS)), repeat=length):
+            if EOS not in ids[:-1] and (ids[-1] == EOS or length == STEPS):
+                found.append(ids)
+    return found
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<pad>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="left")
+
+
+def model(seed: int = 0) -> LlamaForCausalLM:
+    """A 2-layer Llama with random weights, scaled so that p0 is far from uniform; its own decoding defaults mislead."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(WORDS),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=16,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=EOS,
+        initializer_range=0.15,
+        tie_word_embeddings=False,
+    )
+    llama = LlamaForCausalLM(config)
+    llama.generation_config.top_k = 2
+    llama.generation_config.temperature = 0.5
+    llama.generation_config.repetition_penalty = 1.5
+    llama.generation_config.do_sample = False
+    return llama.eval()
+
+
+def save(folder: Path, seed: int = 0) -> Path:
+    model(seed).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder
+
+
+def scores(seed: int = 1, values: int = 2) -> np.ndarray:
+    """r_PYV: a taste for each token at each place, partly the prompt's own, plus noise per response; sd 1 per value."""
+    rng = np.random.default_rng(seed)
+    taste = rng.normal(size=(1, STEPS, len(WORDS), values)) + 0.5 * rng.normal(
+        size=(len(PROMPTS), STEPS, len(WORDS), values)
+    )
+    table = np.zeros((len(PROMPTS), len(responses()), values))
+    for y, ids in enumerate(responses()):
+        table[:, y] = sum(taste[:, t, token] for t, token in enumerate(ids))
+    table += 0.05 * rng.normal(size=table.shape)
+    return table / table.std(axis=(0, 1))
+
+
+@torch.no_grad()
+def log_probs(policy: torch.nn.Module) -> np.ndarray:
+    """log p(y|x) of every response, (P, Y), float64: one forward pass per prompt on unpadded rows of full length."""
+    out = np.zeros((len(PROMPTS), len(responses())))
+    for p, prompt in enumerate(PROMPTS):
+        head = tokenizer()(prompt)["input_ids"]
+        rows = torch.tensor([[*head, *ids, *[0] * (STEPS - len(ids))] for ids in responses()])
+        logp = policy(input_ids=rows).logits.double().log_softmax(-1)
+        for y, ids in enumerate(responses()):
+            out[p, y] = sum(logp[y, len(head) - 1 + t, token].item() for t, token in enumerate(ids))
+    return out
+
+
+def tilted(log_p0: np.ndarray, reward: np.ndarray) -> np.ndarray:
+    """log of p0 exp(R)/Z per prompt."""
+    log_p = log_p0 + reward
+    return log_p - np.logaddexp.reduce(log_p, axis=1, keepdims=True)
+
+
+def kl(log_p: np.ndarray, log_q: np.ndarray) -> float:
+    """Mean over prompts of KL(p||q), nats."""
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
+class TableReward:
+    """The table as a TRL reward function."""
+
+    def __init__(self, table_PY: np.ndarray, name: str = "table"):
+        self.table_PY, self.__name__ = table_PY, name
+        self.index = {ids: y for y, ids in enumerate(responses())}
+
+    def __call__(self, prompts: list[str], completion_ids: list[list[int]], **_: object) -> list[float]:
+        rows = zip(prompts, completion_ids, strict=True)
+        return [float(self.table_PY[PROMPTS.index(prompt), self.index[tuple(ids)]]) for prompt, ids in rows]

@@ -1,0 +1,70 @@
+"""Truth: hand arithmetic and the defining double sums, written out with loops."""
+
+import pytest
+import torch
+
+from mapft.ppo.estimation import advantages_and_returns, k1, last_index, masked_moments, token_rewards, whiten
+
+
+def random_case(seed: int = 0, rows: int = 5, length: int = 7):
+    generator = torch.Generator().manual_seed(seed)
+    rewards = torch.randn(rows, length, generator=generator, dtype=torch.float64)
+    values = torch.randn(rows, length, generator=generator, dtype=torch.float64)
+    lengths = torch.tensor([7, 1, 4, 6, 2])
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    return rewards * mask, values * mask, mask
+
+
+def test_k1_and_score_by_hand():
+    logp = torch.tensor([[-1.0, -2.0, -9.0], [-0.5, -9.0, -9.0]])
+    ref = torch.tensor([[-1.5, -1.0, -7.0], [-0.25, -1.0, -1.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    kl = k1(logp, ref, mask)
+    torch.testing.assert_close(kl, torch.tensor([[0.5, -1.0, 0.0], [-0.25, 0.0, 0.0]]))
+    rewards = token_rewards(torch.tensor([3.0, -4.0]), kl, mask, kl_coef=0.1)
+    torch.testing.assert_close(rewards, torch.tensor([[-0.05, 3.1, 0.0], [-3.975, 0.0, 0.0]]))
+
+
+def test_score_lands_on_the_last_token_the_policy_chose_even_behind_tool_tokens():
+    assert last_index(torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0]])).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(("gamma", "gae_lambda"), [(1.0, 1.0), (1.0, 0.95), (0.9, 0.8)])
+def test_gae_equals_the_double_sum(gamma: float, gae_lambda: float):
+    rewards, values, mask = random_case()
+    advantages, returns = advantages_and_returns(rewards, values, mask, gamma=gamma, gae_lambda=gae_lambda)
+    for b, length in enumerate(mask.sum(1).tolist()):
+        v = [*values[b, :length].tolist(), 0.0]
+        delta = [rewards[b, t].item() + gamma * v[t + 1] - v[t] for t in range(length)]
+        for t in range(length):
+            expected = sum((gamma * gae_lambda) ** (s - t) * delta[s] for s in range(t, length))
+            assert advantages[b, t].item() == pytest.approx(expected, abs=1e-12)
+            assert returns[b, t].item() == pytest.approx(expected + v[t], abs=1e-12)
+        assert advantages[b, length:].abs().sum() == returns[b, length:].abs().sum() == 0
+
+
+def test_exact_preset_returns_are_reward_sums_whatever_the_critic_says():
+    rewards, values, mask = random_case(1)
+    _, returns = advantages_and_returns(rewards, values, mask, gamma=1.0, gae_lambda=1.0)
+    to_come = rewards.flip(1).cumsum(1).flip(1) * mask
+    torch.testing.assert_close(returns, to_come)
+
+
+def test_tool_tokens_are_passed_over():
+    rewards, values, _ = random_case(2, rows=5)
+    mask = torch.tensor([[1, 1, 0, 0, 1, 1, 0]]).expand(5, 7)
+    kept = mask[0].bool()
+    full, _ = advantages_and_returns(rewards * mask, values, mask, gamma=0.9, gae_lambda=0.8)
+    dense, _ = advantages_and_returns(
+        rewards[:, kept], values[:, kept], torch.ones(5, 4, dtype=torch.long), gamma=0.9, gae_lambda=0.8
+    )
+    torch.testing.assert_close(full[:, kept], dense)
+
+
+def test_whitening_uses_one_mean_and_sd_over_chosen_tokens():
+    rewards, _, mask = random_case(3)
+    white = whiten(rewards, mask, masked_moments(rewards, mask))
+    chosen = white[mask.bool()]
+    assert chosen.mean().item() == pytest.approx(0, abs=1e-9)
+    assert chosen.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+    assert white[~mask.bool()].abs().sum() == 0

@@ -1,0 +1,252 @@
+"""Truth: exact enumeration of the tabular world, an independent forward pass, and the uninterrupted run."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from mapft.errors import UserError
+from mapft.ppo import PPOConfig, PPOTrainer
+from tests.ppo import tabular
+
+LAM = np.array([1.0, 0.8])
+
+
+def make_trainer(folder: Path, reward_funcs, **settings) -> PPOTrainer:
+    settings = {
+        "kl_coef": 1.0,
+        "per_device_train_batch_size": 256,
+        "num_ppo_epochs": 4,
+        "total_episodes": 256,
+        "max_completion_length": tabular.STEPS,
+        "learning_rate": 5e-3,
+        "lr_scheduler_type": "linear",
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": "none",
+        "logging_steps": 4,
+        "save_strategy": "no",
+        "gradient_checkpointing": False,
+        "disable_tqdm": True,
+        "max_grad_norm": 1.0,
+    } | settings
+    return PPOTrainer(
+        tabular.model(),
+        reward_funcs,
+        args=PPOConfig(output_dir=str(folder), **settings),
+        train_dataset=Dataset.from_dict({"prompt": tabular.PROMPTS}),
+        processing_class=tabular.tokenizer(),
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=["lm_head"]),
+    )
+
+
+@pytest.fixture(scope="module")
+def world():
+    log_p0, scores = tabular.log_probs(tabular.model()), tabular.scores()
+    return log_p0, scores, tabular.tilted(log_p0, scores @ LAM)
+
+
+def trained_log_probs(folder: Path, reward_PY: np.ndarray, **settings) -> np.ndarray:
+    trainer = make_trainer(folder, [tabular.TableReward(reward_PY)], **settings)
+    trainer.train()
+    return tabular.log_probs(trainer.model.eval())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kl_coef", [1.0, 0.25])
+def test_reaches_p_lam_for_every_kl_coef(tmp_path, world, kl_coef):
+    """R = kl_coef * lam.r with weight kl_coef: KL(pi||p_lam) <= .02 nats (a network's own floor here is about .005)."""
+    log_p0, scores, log_p_lam = world
+    assert tabular.kl(log_p_lam, log_p0) > 0.4
+    log_pi = trained_log_probs(tmp_path, kl_coef * scores @ LAM, kl_coef=kl_coef, total_episodes=40_000)
+    assert tabular.kl(log_pi, log_p_lam) <= 0.02
+    realized, promised = (np.einsum("py,pyv->v", np.exp(p), scores) / len(p) for p in (log_pi, log_p_lam))
+    np.testing.assert_allclose(realized, promised, atol=0.05)
+
+
+@pytest.mark.slow
+def test_reward_lam_r_with_small_kl_coef_goes_elsewhere(tmp_path, world):
+    """TRL PPO's default weight .05 with reward lam.r: towards p0 exp(lam.r/.05), far from p_lam."""
+    log_p0, scores, log_p_lam = world
+    log_pi = trained_log_probs(tmp_path, scores @ LAM, kl_coef=0.05, total_episodes=10_000)
+    overshoot = tabular.tilted(log_p0, scores @ LAM / 0.05)
+    assert tabular.kl(log_pi, log_p_lam) > 0.5
+    assert (np.exp(log_pi) * (scores @ LAM)).sum() > 1.5 * (np.exp(log_p_lam) * (scores @ LAM)).sum()
+    assert tabular.kl(log_pi, overshoot) < tabular.kl(log_p0, overshoot)
+
+
+class Record(TrainerCallback):
+    def __init__(self):
+        self.logs = []
+
+    def on_log(self, args, state, control, logs, **_):
+        self.logs.append(logs)
+
+
+def test_first_step_has_no_kl_and_ratio_one(tmp_path, world):
+    trainer = make_trainer(
+        tmp_path, [tabular.TableReward(world[1] @ LAM)], logging_steps=1, num_ppo_epochs=2, total_episodes=512
+    )
+    record = Record()
+    trainer.add_callback(record)
+    trainer.train()
+    first, second = record.logs[0], record.logs[1]
+    assert first["objective/kl"] == pytest.approx(0, abs=1e-6)
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["val/ratio_var"] == pytest.approx(0, abs=1e-6)
+    assert second["val/ratio_var"] > 1e-5
+    assert record.logs[2]["objective/kl"] != 0
+
+
+def test_rollouts_follow_p0_despite_the_models_own_decoding_defaults(tmp_path, world):
+    """4000 responses against the enumerated p0, which top_k=2 or T=.5 of the model's generation_config would break."""
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)])
+    torch.manual_seed(0)
+    inputs = [{"prompt": tabular.PROMPTS[3]}] * 4000
+    batch, _ = trainer._generate_rollout(inputs)
+    lengths = batch["mask"].sum(1).tolist()
+    index = {ids: y for y, ids in enumerate(tabular.responses())}
+    counts = np.zeros(len(index))
+    for ids, length in zip(batch["completion_ids"].tolist(), lengths, strict=True):
+        counts[index[tuple(ids[:length])]] += 1
+    expected = 4000 * np.exp(world[0][3])
+    kept = expected > 5
+    chi_square = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
+    assert chi_square < kept.sum() + 4 * np.sqrt(2 * kept.sum())
+
+
+def test_log_probs_match_an_unpadded_forward_pass(tmp_path, world):
+    """Left and right padding, sorting and cutting of the batch change nothing; EOS and sampled pads are counted."""
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)], local_rollout_forward_batch_size=7)
+    torch.manual_seed(1)
+    batch, texts = trainer._generate_rollout([{"prompt": prompt} for prompt in tabular.PROMPTS * 8])
+    logp, _ = trainer._evaluate(trainer.model, batch, features=False)
+    index = {ids: y for y, ids in enumerate(tabular.responses())}
+    for row, prompt, ids in zip(logp.sum(1).tolist(), texts["prompts"], texts["completion_ids"], strict=True):
+        assert row == pytest.approx(world[0][tabular.PROMPTS.index(prompt), index[tuple(ids)]], abs=1e-4)
+
+
+def gradient(trainer: PPOTrainer, rollout, micro_batch: int) -> torch.Tensor:
+    """Gradient of one full-batch step, cut into micro-batches."""
+    trainer.args.per_device_train_batch_size = micro_batch
+    trainer.model.train()
+    trainer.model.zero_grad()
+    trainer._rollout = rollout
+    plan = trainer._plan_epoch(0)
+    trainer.current_gradient_accumulation_steps = len(plan)
+    for rows in plan:
+        trainer._compute_loss(trainer.model, take_padded(rollout, rows, micro_batch)).backward()
+    return torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None])
+
+
+def take_padded(rollout, rows, micro_batch):
+    """Micro-batches of one row go through the trainer's cutting; larger ones keep all their padding."""
+    from mapft.ppo.trainer import take
+
+    return take(rollout, rows) if micro_batch == 1 else {name: array[rows] for name, array in rollout.items()}
+
+
+def test_padding_and_accumulation_do_not_change_the_gradient(tmp_path, world):
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)])
+    trainer.model.train()
+    rollout = trainer._generate_and_score_completions([{"prompt": prompt} for prompt in tabular.PROMPTS * 2])
+    whole = gradient(trainer, rollout, 16)
+    assert whole.abs().max() > 1e-4
+    for micro_batch in (4, 1):
+        difference = gradient(trainer, rollout, micro_batch) - whole
+        assert difference.norm() < 1e-5 * whole.norm()  # fp32: 1e-7 per sum
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, world):
+    """Stop after the first of three iterations; adapter and critic end bit for bit the same on CPU in fp32."""
+    reward = tabular.TableReward(world[1] @ LAM)
+    settings = {"total_episodes": 3 * 256, "save_strategy": "steps", "save_steps": 1, "num_mini_batches": 2}
+    settings["per_device_train_batch_size"] = 128
+    straight = make_trainer(tmp_path / "a", [reward], **settings)
+    straight.train()
+    shutil.copytree(tmp_path / "a/checkpoint-8", tmp_path / "b/checkpoint-8")
+    resumed = make_trainer(tmp_path / "b", [reward], **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "b/checkpoint-8"))
+    assert resumed.state.global_step == straight.state.global_step == 24
+    for (name, one), (_, two) in zip(straight.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+    for one, two in zip(straight.critic.state_dict().values(), resumed.critic.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_conversations_several_rewards_and_evaluation(tmp_path):
+    """Messages go through the chat template; reward_weights weigh several functions; evaluation logs eval_ metrics."""
+    seen = []
+
+    def length(completions, **_):
+        seen.append(completions[0])
+        return [float(len(c[0]["content"])) for c in completions]
+
+    def one(completions, **_):
+        return [1.0] * len(completions)
+
+    tokenizer = tabular.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {% endfor %}"
+    rows = Dataset.from_dict({"prompt": [[{"role": "user", "content": p}] for p in tabular.PROMPTS]})
+    args = PPOConfig(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=8,
+        per_device_eval_batch_size=8,
+        num_generations=2,
+        total_episodes=16,
+        max_completion_length=3,
+        reward_weights=[0.5, 2.0],
+        bf16=False,
+        use_cpu=True,
+        report_to="none",
+        save_strategy="no",
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+    )
+    trainer = PPOTrainer(
+        tabular.model(),
+        [length, one],
+        args=args,
+        train_dataset=rows,
+        eval_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=LoraConfig(target_modules="all-linear", exclude_modules=["lm_head"]),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    assert seen[0][0]["role"] == "assistant"
+    expected = 0.5 * metrics["eval_rewards/length/mean"] + 2.0
+    assert metrics["eval_objective/scores"] == pytest.approx(expected, rel=1e-5)
+    assert metrics["eval_loss"] == pytest.approx(-metrics["eval_objective/rlhf_reward"], rel=1e-4)
+
+
+def test_missing_score_is_an_error_that_names_the_function(tmp_path):
+    def broken(completions, **_):
+        return [float("nan") if i == 3 else 0.0 for i in range(len(completions))]
+
+    with pytest.raises(UserError, match="'broken' gave nan for response 3"):
+        make_trainer(tmp_path, [broken]).train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"kl_coef": 0.0}, "kl_coef=0.0 is not positive"),
+        ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
+        ({"per_device_train_batch_size": 6, "num_generations": 4}, "whole groups"),
+    ],
+)
+def test_impossible_settings_are_refused_in_one_sentence(tmp_path, settings, words):
+    with pytest.raises(UserError, match=words):
+        PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.7}, {"top_k": 50}, {"entropy_coef": 0.01}, {"gamma": 0.99}])
+def test_settings_that_move_the_optimum_are_named_in_a_warning(tmp_path, setting):
+    with pytest.warns(UserWarning, match=next(iter(setting))):
+        PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **setting)
