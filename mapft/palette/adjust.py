@@ -1,50 +1,47 @@
 """The nearest palette that the base samples can keep, when the one asked for is out of reach (method section 3).
 
-interpolate    c' = c0 + rho * (c - c0), the largest rho that one linear program allows, where c0 is the base level
+    interpolate    c' = c0 + rho (c - c0), the largest rho that one linear program allows; c0 the base level
+    priority       the values in the user's order, each at min(its target, the largest level given those before it)
+    least_change   the attainable c' <= c with the least weighted L1 or L2 distance from c, in sd
 
-A target below its base level is kept as it is. The multipliers explode at the edge of what is attainable, so every
-new palette stops short of it: as far out as keeps the effective sample size at `floor_ess`.
-
-Legend: V values; targets in sd above the base level, -inf for a free value.
+A target is never raised. The multipliers explode at the edge of what is attainable, so every new palette stops short
+of it: only as far out as keeps the effective sample size at `floor_ess`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mapft.errors import UserError
-from mapft.palette.feasibility import reach
+from mapft.palette.estimators import Estimator, choose_estimator
 from mapft.palette.matrix import RewardMatrix
+from mapft.palette.nearest import Norm, by_priority, interpolated, least_change
 from mapft.palette.palette import Palette
-from mapft.palette.partition import Estimator, Floats, choose_estimator
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette.partition import Floats
+from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution, Status
 
-How = Literal["interpolate"]
+How = Literal["interpolate", "priority", "least_change"]
 DEFAULT_FLOOR = 30.0  # rows: below it lambda rests on a handful of samples
-SHORT_OF_EDGE = 0.99  # of the way out, where the effective sample size alone does not stop us earlier
-BISECTIONS = 40
 
 
 @dataclass(frozen=True)
 class Adjustment:
     """An adjusted palette beside the one asked for.
 
-    old, new: palettes over the same values. solution: the dual solved for `new`, optimal.
+    old, new: palettes over the same values. base: base level by value name. solution: the dual of `new`, optimal.
     binding: the values that stand in each other's way: those with a positive certificate weight when the old palette
     is unattainable, those with a positive multiplier when only its effective sample size is too small.
-    kept: the share rho of the way from base level to old target, for `interpolate`.
     """
 
     old: Palette
     new: Palette
     how: How
     binding: tuple[str, ...]
-    kept: float
     base: dict[str, float]
     solution: DualSolution
 
@@ -52,6 +49,17 @@ class Adjustment:
     def changed(self) -> bool:
         """Whether any target moved."""
         return dict(self.old.targets) != dict(self.new.targets)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return {
+            "how": self.how,
+            "old": dict(self.old.targets),
+            "new": dict(self.new.targets),
+            "base": self.base,
+            "binding": list(self.binding),
+            "solution": self.solution.to_dict(),
+        }
 
 
 def adjust(
@@ -61,68 +69,63 @@ def adjust(
     *,
     floor_ess: float | None = None,
     estimator: Estimator | None = None,
+    order: Sequence[str] | None = None,
+    weights: Mapping[str, float] | None = None,
+    norm: Norm = "l1",
 ) -> Adjustment:
     """The nearest palette that is attainable with an effective sample size of at least `floor_ess` rows.
 
-    how="interpolate": c' = c0 + rho (c - c0), one rho for all values; c0 the base level.
-    floor_ess: rows, default 30 or half the rows, whichever is less. A palette that is attainable with that much is
-    returned unchanged. A constant value asked to rise is set to its level, and the other values are then adjusted.
+    how: `interpolate` one share of the way for all values; `priority` the first values first; `least_change` the
+    smallest change. A palette that is attainable with enough effective samples is returned unchanged.
+    floor_ess: rows; default 30, or half the rows where that is less.
+    order: for `priority`, the palette's values, most important first; default the palette's own order.
+    weights, norm: for `least_change`, the cost per sd of each value (default 1) and `l1`, which moves few values, or
+    `l2`, which spreads the change.
+    A constant value asked to rise is set to its level before anything else.
 
-    Raises UserError for an unknown `how`, a floor that no palette meets, or a value that the matrix lacks.
+    Raises UserError for an unknown option, a floor that no palette meets, or a value that the matrix lacks.
     Source: method section 3.
     """
-    if how != "interpolate":
-        raise UserError(f"there is no way to adjust called {how!r}: use 'interpolate'.")
+    _refuse_unknown(how, norm)
     problem = Problem(matrix, choose_estimator(matrix, estimator))
     floor = _checked_floor(floor_ess, len(matrix))
+    columns = _checked_order(matrix, palette, order)
+    cost_V = _checked_costs(matrix, palette, weights)
     asked = problem.solve(palette.targets)
     if asked.status is Status.optimal and asked.ess >= floor:
-        return Adjustment(palette, palette, how, (), 1.0, matrix.base, asked)
+        return Adjustment(palette, palette, how, (), matrix.base, asked)
     target_V = problem.target(palette.targets)
-    kept, new_V = _interpolated(problem, np.where(target_V == np.inf, 0.0, target_V), floor)
+    target_V = np.where(target_V == np.inf, 0.0, target_V)
+    if how == "interpolate":
+        new_V = interpolated(problem, target_V, floor)
+    elif how == "priority":
+        new_V = by_priority(problem, target_V, floor, columns)
+    else:
+        new_V = least_change(problem, target_V, floor, cost_V, norm)
     new = _palette(problem, palette, new_V)
-    weights = asked.lam if asked.certificate is None else asked.certificate
-    binding = tuple(name for name in palette.targets if weights[name] > 0)
-    return Adjustment(palette, new, how, binding, kept, matrix.base, problem.solve(new.targets))
-
-
-def _interpolated(problem: Problem, target_V: Floats, floor: float) -> tuple[float, Floats]:
-    """The largest rho with an effective sample size of at least `floor`, and the targets there."""
-    from_V = np.minimum(target_V, 0.0)
-    along_V = np.maximum(target_V, 0.0)
-    edge = reach(problem.attainable, from_V, along_V, most=1.0 / SHORT_OF_EDGE)
-    rho = _furthest(problem, lambda rho: from_V + rho * along_V, edge * SHORT_OF_EDGE, floor)
-    return rho, from_V + rho * along_V
-
-
-def _furthest(problem: Problem, path: Callable[[float], Floats], end: float, floor: float) -> float:
-    """The largest step in [0, end] at which p_lam still has the effective sample size, which falls along the path."""
-
-    def enough(step: float) -> bool:
-        ascent = problem.ascend(path(step))
-        weights_N = ascent.tilt.weights_N
-        return ascent.kkt_residual <= CONVERGED and floor * float(weights_N @ weights_N) <= 1
-
-    if enough(end):
-        return end
-    low, high = 0.0, end
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if enough(middle) else (low, middle)
-    return low
+    against = asked.lam if asked.certificate is None else asked.certificate
+    binding = tuple(name for name in palette.targets if against[name] > 0)
+    return Adjustment(palette, new, how, binding, matrix.base, problem.solve(new.targets))
 
 
 def _palette(problem: Problem, palette: Palette, new_V: Floats) -> Palette:
     """The new targets in raw units; a target that did not move keeps its exact number."""
-    old_V = problem.target(palette.targets)
+    moved_V = new_V != problem.target(palette.targets)
     raw_V = new_V * problem.frame.scale_V + problem.frame.base_V
     columns = dict(zip(palette.targets, problem.matrix.index(list(palette.targets)), strict=True))
     return Palette(
         {
-            name: target if new_V[columns[name]] == old_V[columns[name]] else float(raw_V[columns[name]])
+            name: float(raw_V[columns[name]]) if moved_V[columns[name]] else target
             for name, target in palette.targets.items()
         }
     )
+
+
+def _refuse_unknown(how: str, norm: str) -> None:
+    if how not in ("interpolate", "priority", "least_change"):
+        raise UserError(f"there is no way to adjust called {how!r}: use interpolate, priority or least_change.")
+    if norm not in ("l1", "l2"):
+        raise UserError(f"the norm {norm!r} is unknown: use 'l1' or 'l2'.")
 
 
 def _checked_floor(floor_ess: float | None, rows: int) -> float:
@@ -133,3 +136,25 @@ def _checked_floor(floor_ess: float | None, rows: int) -> float:
             "choose one in between."
         )
     return floor
+
+
+def _checked_order(matrix: RewardMatrix, palette: Palette, order: Sequence[str] | None) -> list[int]:
+    names = list(palette.targets) if order is None else list(order)
+    if sorted(names) != sorted(palette.targets):
+        raise UserError(
+            f"the order is {{{', '.join(names)}}} but the palette names {{{', '.join(palette.targets)}}}: "
+            "list every value of the palette once."
+        )
+    return matrix.index(names)
+
+
+def _checked_costs(matrix: RewardMatrix, palette: Palette, weights: Mapping[str, float] | None) -> Floats:
+    costs = {**dict.fromkeys(palette.targets, 1.0), **(weights or {})}
+    if set(costs) != set(palette.targets) or not all(0 < cost < np.inf for cost in costs.values()):
+        raise UserError(
+            f"the weights {dict(weights or {})} must be positive numbers for values of the palette "
+            f"{{{', '.join(palette.targets)}}}: correct the name or the number."
+        )
+    cost_V = np.ones(len(matrix.values))
+    cost_V[matrix.index(list(costs))] = list(costs.values())
+    return cost_V

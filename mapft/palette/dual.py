@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mapft.palette.estimators import Estimator, choose_estimator
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
-from mapft.palette.partition import Estimator, choose_estimator
 from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution, Status
 

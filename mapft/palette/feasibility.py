@@ -17,18 +17,21 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import linprog
 
+from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.matrix import RewardMatrix
-from mapft.palette.partition import Estimator, Floats, Partition, partition_of
+from mapft.palette.partition import Floats, Partition
 
 EXACT = 1e-10  # HiGHS' finest tolerance
 UNDECIDED = 1e-9  # a margin (sd) within this of 0 is the boundary
+NOTHING_U: Floats = np.zeros(0)
 FAR = 1e9  # targets are read as if at most this many sd from the base level, so that no program overflows
 
 
 class Optimum(NamedTuple):
-    """Solution of a program over A: its value, the extra unknowns, and the price of each level's floor (>= 0)."""
+    """Solution of a program over A: its value, the level a, the extra unknowns, the price of each floor (>= 0)."""
 
     value: float
+    level_V: Floats
     extra_U: Floats
     prices_V: Floats
 
@@ -49,8 +52,8 @@ class Attainable:
         self,
         gain_V: Floats,
         floor_V: Floats,
-        extra_gain_U: Floats,
-        extra_VU: Floats,
+        extra_gain_U: Floats = NOTHING_U,
+        extra_VU: Floats | None = None,
         lowest: float = 0.0,
         highest: float = np.inf,
     ) -> Optimum:
@@ -60,13 +63,14 @@ class Attainable:
         is at most EXACT.
         """
         held_V = np.isfinite(floor_V)
-        extra_RU, floor_R, extras = extra_VU[held_V], floor_V[held_V], len(extra_gain_U)
+        extras = len(extra_gain_U)
+        extra_RU = np.zeros((held_V.sum(), 0)) if extra_VU is None else extra_VU[held_V]
         while True:
             points_nV = self.points_nV
             found = linprog(
                 -np.concatenate([points_nV @ gain_V, extra_gain_U]),
                 A_ub=-np.hstack([points_nV[:, held_V].T, extra_RU]),
-                b_ub=-floor_R,
+                b_ub=-floor_V[held_V],
                 A_eq=np.concatenate([np.ones(len(points_nV)), np.zeros(extras)])[None],
                 b_eq=[1.0],
                 bounds=[(0.0, np.inf)] * len(points_nV) + [(lowest, highest)] * extras,
@@ -81,13 +85,19 @@ class Attainable:
                 raise ArithmeticError(f"the program over {len(points_nV)} attainable levels failed: {found.message}")
             prices_V = np.zeros(len(floor_V))
             prices_V[held_V] = np.maximum(-found.ineqlin.marginals, 0.0)
-            if not self._look(gain_V + prices_V):
-                return Optimum(-found.fun, found.x[len(points_nV) :], prices_V)
+            direction_V = gain_V + prices_V
+            if not self.look(direction_V, beyond=float((points_nV @ direction_V).max())):
+                shares_n, extra_U = np.split(found.x, [len(points_nV)])
+                return Optimum(-found.fun, shares_n @ points_nV, extra_U, prices_V)
 
-    def _look(self, direction_V: Floats) -> bool:
-        """Add the points of A furthest along a direction; False when none is further than those known."""
+    def include(self, level_V: Floats) -> None:
+        """Add a level that is known to be attainable, such as the solution of the last program's dual."""
+        self.points_nV = np.vstack([self.points_nV, level_V])
+
+    def look(self, direction_V: Floats, beyond: float) -> bool:
+        """Add the points of A furthest along a direction; False when that is no further than `beyond`."""
         found_nV = self.partition.furthest(direction_V)
-        if direction_V @ found_nV[0] <= (self.points_nV @ direction_V).max() + EXACT / 10:
+        if direction_V @ found_nV[0] <= beyond + EXACT / 10:
             return False
         self.points_nV = np.vstack([self.points_nV, found_nV])
         return True

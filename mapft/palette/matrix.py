@@ -103,18 +103,16 @@ class RewardMatrix:
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Rows by prompt: prompt p owns the rows order[starts[p] : starts[p] + sizes[p]]; row n belongs to of_row[n]."""
+    """Rows by prompt: prompt p owns the rows order[starts[p] : starts[p] + sizes[p]]."""
 
     order: NDArray[np.intp]
     starts: NDArray[np.intp]
     sizes: NDArray[np.intp]
-    of_row: NDArray[np.intp]
 
     @classmethod
     def of(cls, prompt_ids: NDArray[np.int64]) -> Groups:
-        _, of_row, sizes = np.unique(prompt_ids, return_inverse=True, return_counts=True)
-        starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        return cls(np.argsort(of_row, kind="stable"), starts, sizes, of_row)
+        _, starts, sizes = np.unique(np.sort(prompt_ids), return_index=True, return_counts=True)
+        return cls(np.argsort(prompt_ids, kind="stable"), starts, sizes)
 
 
 def mean_and_sd(scores_NV: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 
 from mapft.palette.partition import Floats, Partition, Tilt
@@ -38,15 +37,15 @@ class Ascent:
 
 
 def ascend(partition: Partition, target_V: Floats, start_V: Floats | None = None) -> Ascent:
-    """Maximise g from `start_V`, or from 0 where that is higher (g(0) = 0), until the KKT residual is at rounding level.
+    """Maximise g from `start_V`, or from 0 where that is higher, until the KKT residual is at rounding level.
 
     The residual max_i |min(lam_i, realized_i - c_i)| of the result says whether the maximum was reached; where the
     targets are not attainable there is none, and the iteration ends with a large one.
     """
     zero_V = np.zeros(len(target_V))
-    here = _at(partition, target_V, zero_V if start_V is None else start_V, 0)
-    if here.dual < 0:
-        here = _at(partition, target_V, zero_V, 0)
+    here = evaluate(partition, target_V, zero_V if start_V is None else start_V, 0)
+    if here.dual < 0:  # g(0) = 0
+        here = evaluate(partition, target_V, zero_V, 0)
     while here.kkt_residual > SHARP and here.steps < MOST_STEPS:
         there = _step(partition, target_V, here)
         if there is None:
@@ -55,7 +54,8 @@ def ascend(partition: Partition, target_V: Floats, start_V: Floats | None = None
     return here
 
 
-def _at(partition: Partition, target_V: Floats, lam_V: Floats, steps: int) -> Ascent:
+def evaluate(partition: Partition, target_V: Floats, lam_V: Floats, steps: int) -> Ascent:
+    """Everything known about one lam."""
     tilt = partition.tilt(lam_V)
     realized_V = partition.mean(tilt)
     residual = float(np.abs(np.minimum(lam_V, realized_V - target_V)).max(initial=0.0))
@@ -68,11 +68,11 @@ def _step(partition: Partition, target_V: Floats, here: Ascent) -> Ascent | None
     move_V = _model_maximiser(partition.covariance(here.tilt), slope_V, here.lam_V) - here.lam_V
     rise = float(slope_V @ move_V)
     if rise <= FINAL_RISE:
-        there = _at(partition, target_V, here.lam_V + move_V, here.steps + 1)
+        there = evaluate(partition, target_V, here.lam_V + move_V, here.steps + 1)
         return there if there.kkt_residual < here.kkt_residual else None
     length = 1.0
     while length > LEAST_STEP:
-        there = _at(partition, target_V, here.lam_V + length * move_V, here.steps + 1)
+        there = evaluate(partition, target_V, here.lam_V + length * move_V, here.steps + 1)
         if there.dual >= here.dual + 1e-4 * length * rise:
             return there
         length /= 2
@@ -87,5 +87,5 @@ def _model_maximiser(covariance_VV: Floats, slope_V: Floats, lam_V: Floats) -> F
     ridge = RIDGE * np.trace(covariance_VV) / len(lam_V) + np.finfo(np.float64).tiny
     hessian_VV = covariance_VV + ridge * np.eye(len(lam_V))
     lower_VV = np.linalg.cholesky(hessian_VV)
-    wanted_V = solve_triangular(lower_VV, slope_V + hessian_VV @ lam_V, lower=True)
+    wanted_V = np.linalg.solve(lower_VV, slope_V + hessian_VV @ lam_V)
     return nnls(lower_VV.T, wanted_V)[0]

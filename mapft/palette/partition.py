@@ -1,34 +1,26 @@
-"""Three estimators of E_x log Z(x, lam) from base samples, behind one interface (method section 2).
+"""E_x log Z(x, lam) from samples and its derivatives: one simplex over all rows, or one per prompt.
 
-    pooled       log sum_n w_n exp(lam.z_n)
-    per_prompt   sum_x pi_x log mean_{k in x} exp(lam.z_xk)
-    centered     lam.E z + log sum_n w_n exp(lam.d_n),    d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1))
+Both are convex and smooth in lam; the gradient is the realized level, the Hessian the covariance under the tilted
+distribution. estimators.py says which samples and weights go in. Everything here is standardised, z = (r - E r) / sd,
+so lam is in 1/sd and levels are in sd above the base level.
 
-with w_n = 1/N, pi_x = K_x/N the weight of prompt x in the data. Each is convex and smooth in lam; its gradient is the
-realized level, its Hessian the covariance under the tilted distribution.
-
-Everything here is standardised, z = (r - E r) / sd(r), so lam is in 1/sd and levels are in sd above the base level.
-Legend: N rows, P prompts, V values, K_x samples of prompt x.
+Legend: N rows, sorted by prompt; P prompts; V values; pi_x the weight of prompt x.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mapft.errors import UserError
-from mapft.palette.matrix import ROUNDING, Groups, RewardMatrix, mean_and_sd
+from mapft.palette.matrix import Groups
 
 Floats = NDArray[np.float64]
-Estimator = Literal["centered", "pooled", "per_prompt"]
-ESTIMATORS: tuple[Estimator, ...] = ("centered", "pooled", "per_prompt")
 CUTS = 16  # rows that one look in a direction contributes to a linear program
-BLOCK = 1 << 16  # rows per block, so that temporaries stay small beside the matrix
+BLOCK = 1 << 16
 
 
 class Tilt(NamedTuple):
@@ -44,30 +36,16 @@ class Tilt(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Frame:
-    """The standardisation z = (r - base) / scale of a matrix; scale is the sd, and 1 where the value is constant."""
-
-    base_V: Floats
-    scale_V: Floats
-    constant_V: NDArray[np.bool_]
-
-    @classmethod
-    def of(cls, scores_NV: Floats) -> Frame:
-        base_V, sd_V = mean_and_sd(scores_NV)
-        return cls(base_V, np.where(sd_V > 0, sd_V, 1.0), sd_V == 0)
-
-
-@dataclass(frozen=True, eq=False)
 class Mixture:
     """One simplex over all rows: E_x log Z = lam.shift + log sum_n exp(lam.z_n + log w_n), `pooled` and `centered`.
 
-    shift = sum_x pi_x mean_x, where means_VP are the prompt means taken out of the points (None: none taken out).
+    shift = sum_x pi_x mean_x, where means_VP are the prompt means taken out of the points (zeros: none taken out).
     """
 
     points_VN: Floats
     log_weights_N: Floats
+    means_VP: Floats
     shift_V: Floats
-    means_VP: Floats | None
     groups: Groups
 
     def tilt(self, lam_V: Floats) -> Tilt:
@@ -90,6 +68,13 @@ class Mixture:
         mean_V = self.points_VN @ tilt.weights_N
         return _second_moment(self.points_VN, tilt.weights_N) - np.outer(mean_V, mean_V)
 
+    def influence(self, tilt: Tilt) -> Floats:
+        """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
+        excess_N = tilt.weights_N * np.exp(-self.log_weights_N)
+        between_VP = self.means_VP - self.shift_V[:, None]
+        within_VN = self.points_VN - (self.points_VN @ tilt.weights_N)[:, None]
+        return excess_N * within_VN + np.repeat(between_VP, self.groups.sizes, axis=1)
+
     def furthest(self, direction_V: Floats) -> Floats:
         """Attainable levels (n, V) furthest along a direction, the first being the maximiser: the best rows."""
         gain_N = direction_V @ self.points_VN
@@ -98,39 +83,42 @@ class Mixture:
         rows = rows[np.argsort(-gain_N[rows])]
         return self.shift_V + self.points_VN[:, rows].T
 
+    def tilted(self, lam_V: Floats) -> Mixture:
+        """The same estimator with p_lam in the place of p0."""
+        return replace(self, log_weights_N=_log(self.tilt(lam_V).weights_N))
+
     def only(self, rows: NDArray[np.intp]) -> Mixture:
         """The same estimator for a subset of the values."""
         if len(rows) == len(self.points_VN):
             return self
-        means_VP = None if self.means_VP is None else self.means_VP[rows]
-        return replace(self, points_VN=self.points_VN[rows], shift_V=self.shift_V[rows], means_VP=means_VP)
+        return replace(self, points_VN=self.points_VN[rows], means_VP=self.means_VP[rows], shift_V=self.shift_V[rows])
 
     def reweighted(self, weights_P: Floats) -> Mixture:
         """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0), shared equally by its rows."""
-        with np.errstate(divide="ignore"):  # log 0 = -inf: a row that does not count
-            log_weights_P = np.log(weights_P / self.groups.sizes)
-        shift_V = self.shift_V if self.means_VP is None else self.means_VP @ weights_P
-        return replace(self, log_weights_N=log_weights_P[self.groups.of_row], shift_V=shift_V)
+        log_weights_N = np.repeat(_log(weights_P / self.groups.sizes), self.groups.sizes)
+        return replace(self, log_weights_N=log_weights_N, shift_V=self.means_VP @ weights_P)
 
 
 @dataclass(frozen=True, eq=False)
 class PromptMixture:
-    """One simplex per prompt: E_x log Z = sum_x pi_x log mean_k exp(lam.z_xk). Rows are sorted by prompt."""
+    """One simplex per prompt: E_x log Z = sum_x pi_x log sum_k exp(lam.z_xk + log w_xk), for `per_prompt`."""
 
     points_VN: Floats
-    starts_P: NDArray[np.intp]
-    sizes_P: NDArray[np.intp]
+    log_weights_N: Floats
     weights_P: Floats
+    groups: Groups
 
     def tilt(self, lam_V: Floats) -> Tilt:
-        """E_x log Z and the joint weights pi_x exp(lam.z_xk) / sum_k, by log-sum-exp per prompt."""
+        """E_x log Z and the joint weights pi_x w_xk exp(lam.z_xk) / sum_k, by log-sum-exp per prompt."""
+        starts_P, sizes_P = self.groups.starts, self.groups.sizes
         weights_N = lam_V @ self.points_VN
-        top_P = np.maximum.reduceat(weights_N, self.starts_P)
-        weights_N -= np.repeat(top_P, self.sizes_P)
+        weights_N += self.log_weights_N
+        top_P = np.maximum.reduceat(weights_N, starts_P)
+        weights_N -= np.repeat(top_P, sizes_P)
         np.exp(weights_N, out=weights_N)
-        total_P = np.add.reduceat(weights_N, self.starts_P)
-        weights_N *= np.repeat(self.weights_P / total_P, self.sizes_P)
-        return Tilt(float(self.weights_P @ (top_P + np.log(total_P / self.sizes_P))), weights_N)
+        total_P = np.add.reduceat(weights_N, starts_P)
+        weights_N *= np.repeat(self.weights_P / total_P, sizes_P)
+        return Tilt(float(self.weights_P @ (top_P + np.log(total_P))), weights_N)
 
     def mean(self, tilt: Tilt) -> Floats:
         """Realized level (V,): the gradient of E_x log Z."""
@@ -138,91 +126,60 @@ class PromptMixture:
 
     def covariance(self, tilt: Tilt) -> Floats:
         """E_x Var (V, V) under the tilt: the Hessian of E_x log Z."""
-        sums_VP = np.add.reduceat(self.points_VN * tilt.weights_N, self.starts_P, axis=1)
-        occupied_P = self.weights_P > 0
-        sums_VP = sums_VP[:, occupied_P]
-        return _second_moment(self.points_VN, tilt.weights_N) - (sums_VP / self.weights_P[occupied_P]) @ sums_VP.T
+        means_VP = self._prompt_means(tilt)
+        return _second_moment(self.points_VN, tilt.weights_N) - (means_VP * self.weights_P) @ means_VP.T
+
+    def influence(self, tilt: Tilt) -> Floats:
+        """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
+        sizes_P = self.groups.sizes
+        excess_N = tilt.weights_N * np.exp(-self.log_weights_N) / np.repeat(self.weights_P, sizes_P)
+        means_VP = self._prompt_means(tilt)
+        between_VP = means_VP - self.mean(tilt)[:, None]
+        within_VN = self.points_VN - np.repeat(means_VP, sizes_P, axis=1)
+        return excess_N * within_VN + np.repeat(between_VP, sizes_P, axis=1)
 
     def furthest(self, direction_V: Floats) -> Floats:
         """The attainable level (1, V) that maximises direction.level: the best row of every prompt, averaged."""
         gain_N = direction_V @ self.points_VN
-        top_N = np.repeat(np.maximum.reduceat(gain_N, self.starts_P), self.sizes_P)
+        top_N = np.repeat(np.maximum.reduceat(gain_N, self.groups.starts), self.groups.sizes)
         row_N = np.where(gain_N == top_N, np.arange(len(gain_N)), len(gain_N))
-        return (self.points_VN[:, np.minimum.reduceat(row_N, self.starts_P)] @ self.weights_P)[None]
+        return (self.points_VN[:, np.minimum.reduceat(row_N, self.groups.starts)] @ self.weights_P)[None]
+
+    def tilted(self, lam_V: Floats) -> PromptMixture:
+        """The same estimator with p_lam in the place of p0."""
+        within_N = self.tilt(lam_V).weights_N / np.repeat(self.weights_P, self.groups.sizes)
+        return replace(self, log_weights_N=_log(within_N))
 
     def only(self, rows: NDArray[np.intp]) -> PromptMixture:
         """The same estimator for a subset of the values."""
         return self if len(rows) == len(self.points_VN) else replace(self, points_VN=self.points_VN[rows])
 
     def reweighted(self, weights_P: Floats) -> PromptMixture:
-        """The same estimator with prompt x weighing weights_P[x] (sum 1)."""
+        """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0)."""
         return replace(self, weights_P=weights_P)
+
+    def _prompt_means(self, tilt: Tilt) -> Floats:
+        """Level (V, P) realized on each prompt; 0 on a prompt that does not count."""
+        sums_VP = np.add.reduceat(self.points_VN * tilt.weights_N, self.groups.starts, axis=1)
+        return sums_VP / np.where(self.weights_P > 0, self.weights_P, 1.0)
 
 
 Partition = Mixture | PromptMixture
 
 
-def choose_estimator(matrix: RewardMatrix, estimator: Estimator | None) -> Estimator:
-    """`centered` when every prompt has two samples or more, else `pooled` with a warning; refuses what K = 1 lacks."""
-    if estimator is not None and estimator not in ESTIMATORS:
-        raise UserError(f"there is no estimator {estimator!r}: use one of {', '.join(ESTIMATORS)}.")
-    single = int((matrix.groups.sizes == 1).sum())
-    if single and estimator in ("centered", "per_prompt"):
-        raise UserError(
-            f"{single} of {len(matrix.groups.sizes)} prompts have one sample only, and the {estimator} estimator needs "
-            f"at least two per prompt to tell prompts from responses: draw more samples or use estimator='pooled'."
-        )
-    if single and estimator is None:
-        warnings.warn(
-            f"{single} of {len(matrix.groups.sizes)} prompts have one sample only, so lambda comes from the pooled "
-            "estimator, which may re-weight prompts; a policy cannot, so the levels it realizes can fall short of the "
-            "promised ones: draw two or more samples per prompt, or pass estimator='pooled' to accept this.",
-            UserWarning,
-            stacklevel=3,
-        )
-        return "pooled"
-    return estimator or "centered"
+def blocks(rows: int) -> Iterator[slice]:
+    """Slices that cover the rows, so that temporaries stay small beside the matrix."""
+    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
 
 
-def partition_of(matrix: RewardMatrix, estimator: Estimator) -> tuple[Partition, Frame]:
-    """The estimator of E_x log Z on a matrix, in standardised units, and the frame that leads back to raw units."""
-    frame, groups, rows = Frame.of(matrix.scores), matrix.groups, len(matrix)
-    order = groups.order if estimator == "per_prompt" else slice(None)
-    points_VN = _standardised(matrix.scores[order], frame)
-    if estimator == "per_prompt":
-        return PromptMixture(points_VN, groups.starts, groups.sizes, groups.sizes / rows), frame
-    means_VP = _centre(points_VN, groups) if estimator == "centered" else None
-    return Mixture(points_VN, np.full(rows, -np.log(rows)), np.zeros(len(points_VN)), means_VP, groups), frame
-
-
-def _standardised(scores_NV: Floats, frame: Frame) -> Floats:
-    points_VN = np.empty(scores_NV.shape[::-1])
-    for rows in _blocks(len(scores_NV)):
-        points_VN[:, rows] = ((scores_NV[rows] - frame.base_V) / frame.scale_V).T
-    points_VN[frame.constant_V] = 0.0
-    return points_VN
-
-
-def _centre(points_VN: Floats, groups: Groups) -> Floats:
-    """In place d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1)), unbiased covariance; returns the means (V, P)."""
-    inflation_N = np.sqrt(groups.sizes / (groups.sizes - 1.0))[groups.of_row]
-    means_VP = np.empty((len(points_VN), len(groups.sizes)))
-    for z_N, mean_P in zip(points_VN, means_VP, strict=True):
-        magnitude = np.abs(z_N).max()
-        mean_P[:] = np.bincount(groups.of_row, weights=z_N) / groups.sizes
-        z_N -= mean_P[groups.of_row]
-        z_N *= inflation_N
-        if np.abs(z_N).max() <= ROUNDING * magnitude:
-            z_N[:] = 0.0
-    return means_VP
+def _log(weights_N: Floats) -> Floats:
+    """log w, with log 0 = -inf: a row that does not count."""
+    with np.errstate(divide="ignore"):
+        return np.log(weights_N)
 
 
 def _second_moment(points_VN: Floats, weights_N: Floats) -> Floats:
     return sum(
-        ((points_VN[:, rows] * weights_N[rows]) @ points_VN[:, rows].T for rows in _blocks(len(weights_N))),
+        ((points_VN[:, rows] * weights_N[rows]) @ points_VN[:, rows].T for rows in blocks(len(weights_N))),
         start=np.zeros((len(points_VN), len(points_VN))),
     )
-
-
-def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))

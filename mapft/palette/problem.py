@@ -15,10 +15,11 @@ from functools import cached_property
 import numpy as np
 
 from mapft.errors import UserError
+from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.feasibility import UNDECIDED, Attainable, Certificate, margin, reach
 from mapft.palette.matrix import ROUNDING, RewardMatrix
 from mapft.palette.newton import Ascent, ascend
-from mapft.palette.partition import Estimator, Floats, Partition, partition_of
+from mapft.palette.partition import Floats, Partition
 from mapft.palette.solution import DualSolution, Status
 
 CONVERGED = 1e-9  # largest KKT residual (sd units) of an optimal solution
@@ -52,7 +53,8 @@ class Problem:
     @cached_property
     def _floor_V(self) -> Floats:
         """Levels below every attainable one: a target under them is as slack, and keeps Newton's numbers small."""
-        return -2 * np.abs(self.partition.points_VN).max(axis=1) - 1
+        points_VN = self.partition.points_VN
+        return -2 * np.maximum(points_VN.max(axis=1), -points_VN.min(axis=1)) - 1
 
     def target(self, targets: Mapping[str, float]) -> Floats:
         """Targets (V,); -inf for a free value and a constant value that keeps its target, +inf for one that cannot."""
@@ -73,19 +75,25 @@ class Problem:
 
     def solve(self, targets: Mapping[str, float], start: Mapping[str, float] | None = None) -> DualSolution:
         """Feasibility by linear programming, then Newton's method where the maximum is attained."""
+        verdict = self.feasibility(targets)
+        if verdict.status is not Status.optimal:
+            return verdict
+        ascent = self.ascend(self.target(targets), None if start is None else self.lam(start))
+        if ascent.kkt_residual > CONVERGED:
+            return replace(verdict, status=Status.boundary)
+        return self.described(verdict, ascent)
+
+    def feasibility(self, targets: Mapping[str, float]) -> DualSolution:
+        """Status, margin and certificate by linear programming alone; no multipliers yet."""
         target_V = self.target(targets)
         blocked_V = target_V == np.inf
         if blocked_V.any():
-            return self._without_policy(targets, Status.infeasible, -math.inf, blocked_V.astype(float))
+            return self._verdict(targets, Status.infeasible, -math.inf, blocked_V.astype(float))
         room, prices_V = margin(self.attainable, target_V)
         if room < -UNDECIDED:
-            return self._without_policy(targets, Status.infeasible, room, prices_V)
-        if room <= UNDECIDED and self._at_the_edge(target_V):
-            return self._without_policy(targets, Status.boundary, room, None)
-        ascent = self.ascend(target_V, None if start is None else self.lam(start))
-        if ascent.kkt_residual > CONVERGED:
-            return self._without_policy(targets, Status.boundary, room, None)
-        return self.optimal(targets, room, ascent)
+            return self._verdict(targets, Status.infeasible, room, prices_V)
+        at_the_edge = room <= UNDECIDED and self._at_the_edge(target_V)
+        return self._verdict(targets, Status.boundary if at_the_edge else Status.optimal, room)
 
     def ascend(self, target_V: Floats, start_V: Floats | None = None, partition: Partition | None = None) -> Ascent:
         """Newton's method over the constrained values; the result covers all V values, with lam 0 where free.
@@ -100,22 +108,18 @@ class Problem:
         lam_V[held] = ascent.lam_V
         return replace(ascent, lam_V=lam_V, realized_V=whole.mean(ascent.tilt))
 
-    def optimal(self, targets: Mapping[str, float], room: float, ascent: Ascent) -> DualSolution:
-        """The solution that a converged ascent stands for."""
-        target_V = self.target(targets)
+    def described(self, verdict: DualSolution, ascent: Ascent) -> DualSolution:
+        """The verdict with everything that is known about the policy at `ascent`."""
+        target_V = self.target(verdict.targets)
         slack_V = np.where(np.isfinite(target_V), ascent.realized_V - target_V, 0.0)
-        return DualSolution(
+        return replace(
+            verdict,
             lam=self.named(ascent.lam_V / self.frame.scale_V),
-            status=Status.optimal,
-            margin=room,
-            certificate=None,
             realized=self.named(ascent.realized_V * self.frame.scale_V + self.frame.base_V),
             kl=max(float(ascent.lam_V @ ascent.realized_V - ascent.tilt.log_z), 0.0),  # rounding can dip below 0
             ess=ascent.tilt.ess,
             duality_gap=abs(float(ascent.lam_V @ slack_V)),
             kkt_residual=ascent.kkt_residual,
-            estimator=self.estimator,
-            targets=dict(targets),
             steps=ascent.steps,
         )
 
@@ -128,9 +132,10 @@ class Problem:
         from_V, along_V = np.where(held, 0.0, -np.inf), np.where(held, target_V, 0.0)
         return reach(self.attainable, from_V, along_V, most=2.0) <= 1 + UNDECIDED
 
-    def _without_policy(
-        self, targets: Mapping[str, float], status: Status, room: float, prices_V: Floats | None
+    def _verdict(
+        self, targets: Mapping[str, float], status: Status, room: float, prices_V: Floats | None = None
     ) -> DualSolution:
+        """A result without a policy: every number that would describe one is nan."""
         certificate = None
         if prices_V is not None:
             weights = self.named(prices_V / self.frame.scale_V)

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from mapft.palette.estimators import Estimator
 from mapft.palette.feasibility import Certificate
-from mapft.palette.partition import Estimator
 
 
 class Status(StrEnum):
-    """Outcome of the dual; `sentence` says what it means and what to do."""
+    """Outcome of the dual; `sentence` says what it means and what to do. Only the sequential mode can be unfinished."""
 
     optimal = "optimal"
     infeasible = "infeasible"
     boundary = "boundary"
+    unfinished = "unfinished"
 
     @property
     def sentence(self) -> str:
@@ -38,6 +39,10 @@ _SENTENCES = {
         "The targets lie on the very edge of what the base samples can realize, where the multipliers run to "
         "infinity: lower a target a little (adjust() does it)."
     ),
+    Status.unfinished: (
+        "The rounds of the sequential mode ran out before every target was met: the trace shows what is missing after "
+        "each round, so allow more rounds."
+    ),
 }
 
 
@@ -45,14 +50,16 @@ _SENTENCES = {
 class DualSolution:
     """Solution of the MAP dual for one palette; every dict is keyed by value name.
 
-    lam: multipliers, nats per raw unit, >= 0; exactly 0 for a free value or a slack target. nan unless optimal.
-    status: optimal, infeasible or boundary. `status.sentence` explains it.
+    lam: multipliers, nats per raw unit, >= 0; exactly 0 for a free value or a slack target.
+    status: `status.sentence` explains it. Where it is infeasible or boundary there is no policy, and lam, realized, kl,
+    ess, duality_gap and kkt_residual are nan.
     margin: t* = largest t with all targets raised by t sd still attainable; inf when only constant values are named.
     certificate: q >= 0 proving infeasibility (`certificate.verify(matrix)`), None otherwise.
-    realized: levels E_x E_{p_lam} r_i in raw units, free values included. nan unless optimal.
-    kl: E_x KL(p_lam || p0) in nats. ess: 1 / sum_n w_n^2, in rows. nan unless optimal.
+    realized: levels E_x E_{p_lam} r_i in raw units, free values included.
+    kl: E_x KL(p_lam || p0) in nats. ess: 1 / sum_n w_n^2, in rows.
     duality_gap: |lam.(realized - c)| in nats. kkt_residual: max_i |min(lam_i, realized_i - c_i)| in sd units.
-    estimator: of E_x log Z. targets: the palette c. steps: Newton steps taken.
+    estimator: of E_x log Z. targets: the palette c. steps: Newton steps, or rounds of the sequential mode.
+    trace: min(lam_i, realized_i - c_i) in sd of every palette value after each round of the sequential mode.
     Source: method sections 1-4.
     """
 
@@ -68,6 +75,7 @@ class DualSolution:
     estimator: Estimator
     targets: dict[str, float]
     steps: int = 0
+    trace: tuple[dict[str, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON: nan becomes None and an infinite number its name, so that any JSON reader accepts it."""
@@ -80,6 +88,7 @@ class DualSolution:
             "realized": _encoded(self.realized),
             **_encoded({name: getattr(self, name) for name in _NUMBERS}),
             "steps": self.steps,
+            "trace": [_encoded(after_round) for after_round in self.trace],
             "certificate": None if self.certificate is None else _encoded(self.certificate),
         }
 
@@ -96,6 +105,7 @@ class DualSolution:
             estimator=estimator,
             targets=targets,
             steps=plain["steps"],
+            trace=tuple(_decoded(after_round) for after_round in plain["trace"]),
             **_decoded({name: plain[name] for name in _NUMBERS}),
         )
 

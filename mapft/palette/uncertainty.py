@@ -13,8 +13,8 @@ Legend: V values, P prompts, B replications, H values held by the palette.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +50,10 @@ class Uncertainty:
     level: float
     replications: int
     failed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return asdict(self)
 
 
 def bootstrap(

@@ -16,7 +16,8 @@ def test_statistics_by_hand():
     assert matrix.base["humor"] == 3.0
     assert matrix.sd["humor"] == pytest.approx(np.sqrt(8 / 3))
     assert matrix.groups.sizes.tolist() == [2, 1]
-    assert matrix.groups.of_row.tolist() == [0, 0, 1]
+    assert matrix.groups.starts.tolist() == [0, 2]
+    assert matrix.groups.order.tolist() == [0, 1, 2]
     assert len(matrix) == 3
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from mapft.errors import UserError
 from mapft.palette import ESTIMATORS, Palette, RewardMatrix, solve_dual
-from mapft.palette.partition import partition_of
+from mapft.palette.estimators import partition_of
 from tests import oracles
 
 RAGGED = np.repeat(np.arange(30), np.random.default_rng(1).integers(2, 9, 30))

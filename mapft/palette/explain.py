@@ -1,0 +1,152 @@
+"""A solution in plain English, and as a table for the terminal (method section 4).
+
+The text and the table say the same thing and are built from the same `Analysis`. rich is imported by the table only.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from mapft.palette.adjust import Adjustment
+from mapft.palette.analysis import Analysis, analyse
+from mapft.palette.matrix import RewardMatrix
+from mapft.palette.solution import DualSolution, Status
+from mapft.palette.uncertainty import Interval, Uncertainty
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FEW_ROWS = 30.0  # effective samples below which the text warns
+
+
+def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty | None = None) -> str:
+    """What the solution says, what each value costs, what limits it and what to do, one sentence per line."""
+    lines = [solution.status.sentence]
+    if solution.status is not Status.optimal:
+        return "\n".join([*lines, *_obstacle(matrix, solution)])
+    analysis = analyse(matrix, solution)
+    lines.append(_distance(matrix, solution, analysis))
+    lines += [_value(matrix, solution, analysis, name, uncertainty) for name in solution.targets]
+    lines += _exchanges(analysis)
+    lines += _side_effects(matrix, solution, analysis)
+    if solution.ess < FEW_ROWS:
+        lines.append(
+            f"Caution: lambda rests on {solution.ess:.1f} effective samples; lower a target with adjust() or sample more."
+        )
+    return "\n".join(lines)
+
+
+def table(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty | None = None) -> Table:
+    """One row per value: base level, target, realized level (with interval), lambda and its price in nats per sd."""
+    from rich.table import Table
+
+    grid = Table(title=f"{solution.status}: {solution.estimator}, margin {solution.margin:+.3f} sd")
+    for heading in ("value", "base", "target", "realized", "lambda", "nats per sd"):
+        grid.add_column(heading, justify="left" if heading == "value" else "right")
+    for name in matrix.values:
+        intervals = None if uncertainty is None else (uncertainty.realized[name], uncertainty.lam[name])
+        realized, lam = solution.realized[name], solution.lam[name]
+        grid.add_row(
+            name,
+            f"{matrix.base[name]:.3f}",
+            f"{solution.targets[name]:.3f}" if name in solution.targets else "free",
+            _number(realized) + ("" if intervals is None else _range(intervals[0])),
+            _number(lam) + ("" if intervals is None else _range(intervals[1])),
+            _number(lam * matrix.sd[name]),
+        )
+    if solution.status is Status.optimal:
+        grid.caption = f"KL {solution.kl:.3f} nats, {solution.ess:.0f} of {len(matrix)} samples effective"
+    return grid
+
+
+def adjustment_text(matrix: RewardMatrix, adjustment: Adjustment) -> str:
+    """The old and the new palette side by side, and which values stood in each other's way."""
+    if not adjustment.changed:
+        return "The palette is attainable as it stands; nothing was adjusted."
+    lines = [f"Adjusted ({adjustment.how}); in each other's way: {', '.join(adjustment.binding)}."]
+    for name, old in adjustment.old.targets.items():
+        new = adjustment.new.targets[name]
+        moved = f"{(new - old) / matrix.sd[name]:+.2f} sd" if new != old and matrix.sd[name] > 0 else "as asked"
+        lines.append(f"  {name}: base {adjustment.base[name]:.3f}, asked {old:.3f}, now {new:.3f} ({moved})")
+    return "\n".join(lines)
+
+
+def adjustment_table(matrix: RewardMatrix, adjustment: Adjustment) -> Table:
+    """One row per value: base level, old target, new target, change in sd, whether the value is binding."""
+    from rich.table import Table
+
+    grid = Table(title=f"adjusted palette: {adjustment.how}")
+    for heading in ("value", "base", "asked", "adjusted", "change (sd)", "binding"):
+        grid.add_column(heading, justify="left" if heading == "value" else "right")
+    for name, old in adjustment.old.targets.items():
+        new = adjustment.new.targets[name]
+        change = (new - old) / matrix.sd[name] if matrix.sd[name] > 0 else math.nan
+        numbers = [_number(adjustment.base[name]), _number(old), _number(new), _number(change)]
+        grid.add_row(name, *numbers, "yes" if name in adjustment.binding else "")
+    return grid
+
+
+def _obstacle(matrix: RewardMatrix, solution: DualSolution) -> list[str]:
+    """Why there is no policy: the certificate in words."""
+    if solution.certificate is None:
+        return [f"The targets could rise by {solution.margin:.1e} sd at most before they are out of reach."]
+    weights = {name: weight for name, weight in solution.certificate.items() if weight > 0}
+    mixture = " + ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
+    wanted = sum(weight * solution.targets[name] for name, weight in weights.items())
+    best = wanted - solution.certificate.excess(matrix)
+    return [
+        f"Proof: the palette asks {wanted:.4g} of the mixture {mixture}, and the best the samples give is {best:.4g}."
+    ]
+
+
+def _distance(matrix: RewardMatrix, solution: DualSolution, analysis: Analysis) -> str:
+    prompts = len(matrix.groups.sizes)
+    return (
+        f"The policy lies {solution.kl:.3f} nats (KL) from the base policy; its levels rest on {solution.ess:.0f} "
+        f"effective of {len(matrix)} samples of {prompts} prompts ({solution.estimator} estimator), "
+        f"{analysis.ess_per_prompt:.1f} per prompt in the median; every target could rise by {solution.margin:.3f} sd "
+        "before the palette is out of reach."
+    )
+
+
+def _value(
+    matrix: RewardMatrix, solution: DualSolution, analysis: Analysis, name: str, uncertainty: Uncertainty | None
+) -> str:
+    realized = f"{solution.realized[name]:.3f}" + ("" if uncertainty is None else _range(uncertainty.realized[name]))
+    levels = f"{name}: base {matrix.base[name]:.3f}, target {solution.targets[name]:.3f}, realized {realized}"
+    if solution.lam[name] == 0:
+        return f"{levels}; slack, so it costs nothing (lambda is 0)."
+    price = analysis.price_per_sd[name]
+    return (
+        f"{levels}; lambda {solution.lam[name]:.3f}, so that 0.1 sd more would cost about {price / 10:.3f} nats of KL."
+    )
+
+
+def _exchanges(analysis: Analysis) -> list[str]:
+    """One sentence per pair of active values."""
+    names = list(analysis.trade_offs)
+    return [
+        f"At the same KL, one unit more of {one} takes {-analysis.trade_offs[one][other]:.3g} units of {other}."
+        for place, one in enumerate(names)
+        for other in names[place + 1 :]
+    ]
+
+
+def _side_effects(matrix: RewardMatrix, solution: DualSolution, analysis: Analysis) -> list[str]:
+    """What free and slack values do meanwhile, in sd from their base level."""
+    drift = {
+        name: (solution.realized[name] - matrix.base[name]) / matrix.sd[name]
+        for name in matrix.values
+        if solution.lam[name] == 0 and matrix.sd[name] > 0
+    }
+    moved = ", ".join(f"{name} {change:+.2f} sd" for name, change in drift.items())
+    return [f"Values without pressure move along: {moved}."] if moved else []
+
+
+def _number(number: float) -> str:
+    return "-" if math.isnan(number) else f"{number:.3f}"
+
+
+def _range(interval: Interval) -> str:
+    return f" [{interval.low:.3f}, {interval.high:.3f}]"

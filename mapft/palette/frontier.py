@@ -1,0 +1,168 @@
+"""What can be had at all: Pareto fronts at a given KL, and the region of two values (theorem 3, method section 3).
+
+Among all policies within KL(p || p0) <= kappa, the one that maximises rho.level is p_lam with lam = t rho, t >= 0
+chosen so that KL(p_lam || p0) = kappa; sweeping rho >= 0 sweeps the whole upper right of the front.
+
+Legend: n points or directions, V values. Directions are in units of 1/sd, everything public is in raw units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from mapft.errors import UserError
+from mapft.palette.estimators import Estimator, choose_estimator
+from mapft.palette.matrix import RewardMatrix
+from mapft.palette.palette import Palette
+from mapft.palette.partition import Floats, Partition
+from mapft.palette.problem import Problem
+from mapft.palette.solution import Status
+
+LONGEST = 2.0**20  # |lam| in 1/sd: beyond it p_lam sits on the best samples and its KL has stopped growing
+
+
+@dataclass(frozen=True, eq=False)
+class Front:
+    """Points of a Pareto front, one row each, columns in the order of `values`.
+
+    directions_nV: rho >= 0 per sd, summing to 1. lam_nV: nats per raw unit. levels_nV: realized, raw units.
+    kl_n: nats; below the requested KL where the samples cannot move further in that direction.
+    """
+
+    values: tuple[str, ...]
+    directions_nV: Floats
+    lam_nV: Floats
+    levels_nV: Floats
+    kl_n: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        return {
+            "values": list(self.values),
+            "directions": self.directions_nV.tolist(),
+            "lam": self.lam_nV.tolist(),
+            "levels": self.levels_nV.tolist(),
+            "kl": self.kl_n.tolist(),
+        }
+
+
+def pareto_front(
+    matrix: RewardMatrix,
+    values: Sequence[str],
+    n: int = 50,
+    *,
+    kl: float = 1.0,
+    estimator: Estimator | None = None,
+) -> Front:
+    """argmax rho.E r over the policies within `kl` nats of p0, for n directions rho >= 0 over the named values.
+
+    Two values are swept in equal angles; with more, the corners come first and the rest is drawn evenly from the
+    simplex, the same ones every time. Values not named are free. Raises UserError for an unknown or repeated value, n
+    below the number of values, or a KL that is not positive. Source: theorem 3.
+    """
+    _check_front(values, n, kl)
+    problem = Problem(matrix, choose_estimator(matrix, estimator))
+    columns = np.array(matrix.index(values))
+    partition, scale_V = problem.partition.only(columns), problem.frame.scale_V[columns]
+    directions_nV = _directions(len(values), n)
+    lam_nV = np.array([_length(partition, rho_V, kl) * rho_V for rho_V in directions_nV])
+    tilts = [partition.tilt(lam_V) for lam_V in lam_nV]
+    levels_nV = np.array([partition.mean(tilt) for tilt in tilts])
+    return Front(
+        values=tuple(values),
+        directions_nV=directions_nV,
+        lam_nV=lam_nV / scale_V,
+        levels_nV=levels_nV * scale_V + problem.frame.base_V[columns],
+        kl_n=(lam_nV * levels_nV).sum(axis=1) - [tilt.log_z for tilt in tilts],
+    )
+
+
+def _check_front(values: Sequence[str], n: int, kl: float) -> None:
+    if len(set(values)) != len(values) or not values:
+        raise UserError(f"the front's values are {list(values)}: name each value once.")
+    if n < len(values):
+        raise UserError(f"n is {n}, fewer directions than the {len(values)} values: ask for {len(values)} or more.")
+    if not kl > 0:
+        raise UserError(f"kl is {kl}: a front lies at a positive distance from the base policy, for example 1.0 nats.")
+
+
+def _directions(values: int, n: int) -> Floats:
+    """n directions (n, V) >= 0 with sum 1."""
+    if values == 2:
+        angle_n = np.linspace(0, np.pi / 2, n)
+        directions_nV = np.column_stack([np.cos(angle_n), np.sin(angle_n)]).clip(min=0.0)
+    else:
+        inner_nV = np.random.default_rng(0).exponential(size=(n - values, values))
+        directions_nV = np.vstack([np.eye(values), inner_nV])
+    return directions_nV / directions_nV.sum(axis=1, keepdims=True)
+
+
+def _length(partition: Partition, direction_V: Floats, kl: float) -> float:
+    """t with KL(p_{t rho} || p0) = kl; the KL rises with t, so bracket by doubling, then solve. At most LONGEST."""
+
+    def excess(length: float) -> float:
+        tilt = partition.tilt(length * direction_V)
+        return float(length * direction_V @ partition.mean(tilt) - tilt.log_z) - kl
+
+    high = 1.0
+    while excess(high) < 0:
+        if high >= LONGEST:
+            return high
+        high *= 2
+    return float(brentq(excess, 0.0, high, xtol=1e-12, rtol=1e-12))
+
+
+def feasible_region(
+    matrix: RewardMatrix,
+    first: str,
+    second: str,
+    *,
+    others: Palette | None = None,
+    estimator: Estimator | None = None,
+    tolerance: float = 1e-2,
+) -> Floats:
+    """Corners (n, 2), counter-clockwise, of the levels (E r_first, E r_second) attainable while `others` are kept.
+
+    Each corner is a linear program in one direction; edges are refined until no attainable level lies more than
+    `tolerance` sd outside the polygon. Targets of `others` for the two values themselves are left aside.
+    Raises UserError when `others` alone is not attainable. Source: method section 3.
+    """
+    if first == second:
+        raise UserError(f"the region of {first!r} against itself is a line: name two different values.")
+    problem = Problem(matrix, choose_estimator(matrix, estimator))
+    pair = np.array(matrix.index([first, second]))
+    kept = {name: c for name, c in (others.targets if others else {}).items() if name not in (first, second)}
+    verdict = problem.feasibility(kept)
+    if verdict.status is not Status.optimal:
+        raise UserError(f"the other targets {kept} are {verdict.status} by themselves: adjust() them first.")
+    floor_V = problem.target(kept)
+
+    def corner(direction_2: Floats) -> Floats:
+        gain_V = np.zeros(len(floor_V))
+        gain_V[pair] = direction_2
+        return problem.attainable.maximise(gain_V, floor_V).level_V[pair]
+
+    compass = [corner(np.array(axis)) for axis in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))]
+    ring: list[Floats] = []
+    for start_2, end_2 in zip(compass, [*compass[1:], compass[0]], strict=True):
+        ring += _refined(corner, start_2, end_2, tolerance)
+    distinct = [here for here, before in zip(ring, [ring[-1], *ring], strict=False) if (here != before).any()]
+    return np.array(distinct or ring[:1]) * problem.frame.scale_V[pair] + problem.frame.base_V[pair]
+
+
+def _refined(corner: Callable[[Floats], Floats], start_2: Floats, end_2: Floats, tolerance: float) -> list[Floats]:
+    """Corners from `start` up to but without `end`: look outwards from the edge, and split it where there is more."""
+    along_2 = end_2 - start_2
+    length = float(np.hypot(*along_2))
+    if length <= tolerance:
+        return [start_2]
+    outwards_2 = np.array([along_2[1], -along_2[0]]) / length
+    found_2 = corner(outwards_2)
+    if outwards_2 @ (found_2 - start_2) <= tolerance:
+        return [start_2]
+    return _refined(corner, start_2, found_2, tolerance) + _refined(corner, found_2, end_2, tolerance)
