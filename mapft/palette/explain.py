@@ -32,7 +32,7 @@ def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertain
     lines += _side_effects(matrix, solution, analysis)
     if solution.ess < FEW_ROWS:
         lines.append(
-            f"Caution: lambda rests on {solution.ess:.1f} effective samples; lower a target with adjust() or sample more."
+            f"Caution: lambda rests on {solution.ess:.1f} effective samples; lower a target with adjust() or draw more."
         )
     return "\n".join(lines)
 
@@ -42,17 +42,19 @@ def table(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty
     from rich.table import Table
 
     grid = Table(title=f"{solution.status}: {solution.estimator}, margin {solution.margin:+.3f} sd")
-    for heading in ("value", "base", "target", "realized", "lambda", "nats per sd"):
+    interval = [] if uncertainty is None else [f"{uncertainty.level:.0%} interval"]
+    for heading in ("value", "base", "target", "realized", *interval, "lambda", *interval, "nats per sd"):
         grid.add_column(heading, justify="left" if heading == "value" else "right")
     for name in matrix.values:
-        intervals = None if uncertainty is None else (uncertainty.realized[name], uncertainty.lam[name])
-        realized, lam = solution.realized[name], solution.lam[name]
+        target, lam = solution.targets.get(name), solution.lam[name]
         grid.add_row(
             name,
-            f"{matrix.base[name]:.3f}",
-            f"{solution.targets[name]:.3f}" if name in solution.targets else "free",
-            _number(realized) + ("" if intervals is None else _range(intervals[0])),
-            _number(lam) + ("" if intervals is None else _range(intervals[1])),
+            _number(matrix.base[name]),
+            "free" if target is None else _number(target),
+            _number(solution.realized[name]),
+            *([] if uncertainty is None else [_range(uncertainty.realized[name])]),
+            _number(lam),
+            *([] if uncertainty is None else [_range(uncertainty.lam[name])]),
             _number(lam * matrix.sd[name]),
         )
     if solution.status is Status.optimal:
@@ -113,14 +115,13 @@ def _distance(matrix: RewardMatrix, solution: DualSolution, analysis: Analysis) 
 def _value(
     matrix: RewardMatrix, solution: DualSolution, analysis: Analysis, name: str, uncertainty: Uncertainty | None
 ) -> str:
-    realized = f"{solution.realized[name]:.3f}" + ("" if uncertainty is None else _range(uncertainty.realized[name]))
+    interval = "" if uncertainty is None else f" {_range(uncertainty.realized[name])}"
+    realized = f"{solution.realized[name]:.3f}{interval}"
     levels = f"{name}: base {matrix.base[name]:.3f}, target {solution.targets[name]:.3f}, realized {realized}"
     if solution.lam[name] == 0:
         return f"{levels}; slack, so it costs nothing (lambda is 0)."
     price = analysis.price_per_sd[name]
-    return (
-        f"{levels}; lambda {solution.lam[name]:.3f}, so that 0.1 sd more would cost about {price / 10:.3f} nats of KL."
-    )
+    return f"{levels}; lambda {solution.lam[name]:.3f}: 0.1 sd more would cost at least {price / 10:.3f} nats of KL."
 
 
 def _exchanges(analysis: Analysis) -> list[str]:
@@ -149,4 +150,4 @@ def _number(number: float) -> str:
 
 
 def _range(interval: Interval) -> str:
-    return f" [{interval.low:.3f}, {interval.high:.3f}]"
+    return f"[{interval.low:.3f}, {interval.high:.3f}]"

@@ -22,6 +22,8 @@ MOST_STEPS = 200
 LEAST_STEP = 2.0**-40
 FINAL_RISE = 1e-10  # nats; below it g's own rounding hides the rise, so the residual decides
 RIDGE = 1e-12  # of the mean variance: keeps the model solvable when values duplicate each other
+LEAST_RIDGE = 1e-30  # sd^2: keeps a step finite where p_lam has collapsed onto one row
+MOST_NATS = 1000.0  # g* is a KL and thus at most log(1 / smallest weight) < 750 in float64: above it, no maximum exists
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ def ascend(partition: Partition, target_V: Floats, start_V: Floats | None = None
     here = evaluate(partition, target_V, zero_V if start_V is None else start_V, 0)
     if here.dual < 0:  # g(0) = 0
         here = evaluate(partition, target_V, zero_V, 0)
-    while here.kkt_residual > SHARP and here.steps < MOST_STEPS:
+    while here.kkt_residual > SHARP and here.steps < MOST_STEPS and here.dual < MOST_NATS:
         there = _step(partition, target_V, here)
         if there is None:
             break
@@ -84,7 +86,7 @@ def _model_maximiser(covariance_VV: Floats, slope_V: Floats, lam_V: Floats) -> F
 
     With H = L L' that is the non-negative least-squares problem min |L'x - L^-1 (slope + H lam)|.
     """
-    ridge = RIDGE * np.trace(covariance_VV) / len(lam_V) + np.finfo(np.float64).tiny
+    ridge = RIDGE * np.trace(covariance_VV) / len(lam_V) + LEAST_RIDGE
     hessian_VV = covariance_VV + ridge * np.eye(len(lam_V))
     lower_VV = np.linalg.cholesky(hessian_VV)
     wanted_V = np.linalg.solve(lower_VV, slope_V + hessian_VV @ lam_V)

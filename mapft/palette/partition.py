@@ -9,7 +9,7 @@ Legend: N rows, sorted by prompt; P prompts; V values; pi_x the weight of prompt
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -65,8 +65,8 @@ class Mixture:
 
     def covariance(self, tilt: Tilt) -> Floats:
         """Covariance (V, V) under the tilt: the Hessian of E_x log Z."""
-        mean_V = self.points_VN @ tilt.weights_N
-        return _second_moment(self.points_VN, tilt.weights_N) - np.outer(mean_V, mean_V)
+        mean_V1 = (self.points_VN @ tilt.weights_N)[:, None]
+        return _second_moment(self.points_VN, tilt.weights_N, lambda rows: mean_V1)
 
     def influence(self, tilt: Tilt) -> Floats:
         """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
@@ -127,7 +127,8 @@ class PromptMixture:
     def covariance(self, tilt: Tilt) -> Floats:
         """E_x Var (V, V) under the tilt: the Hessian of E_x log Z."""
         means_VP = self._prompt_means(tilt)
-        return _second_moment(self.points_VN, tilt.weights_N) - (means_VP * self.weights_P) @ means_VP.T
+        prompt_N = np.repeat(np.arange(len(self.weights_P)), self.groups.sizes)
+        return _second_moment(self.points_VN, tilt.weights_N, lambda rows: means_VP[:, prompt_N[rows]])
 
     def influence(self, tilt: Tilt) -> Floats:
         """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
@@ -178,8 +179,10 @@ def _log(weights_N: Floats) -> Floats:
         return np.log(weights_N)
 
 
-def _second_moment(points_VN: Floats, weights_N: Floats) -> Floats:
-    return sum(
-        ((points_VN[:, rows] * weights_N[rows]) @ points_VN[:, rows].T for rows in blocks(len(weights_N))),
-        start=np.zeros((len(points_VN), len(points_VN))),
-    )
+def _second_moment(points_VN: Floats, weights_N: Floats, centre: Callable[[slice], Floats]) -> Floats:
+    """sum_n w_n (z_n - centre)(z_n - centre)', block by block; positive semi-definite up to rounding."""
+    total_VV = np.zeros((len(points_VN), len(points_VN)))
+    for rows in blocks(len(weights_N)):
+        offsets_VB = points_VN[:, rows] - centre(rows)
+        total_VV += (offsets_VB * weights_N[rows]) @ offsets_VB.T
+    return total_VV

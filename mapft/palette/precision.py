@@ -103,6 +103,9 @@ def _variance_components(problem: Problem, solution: DualSolution) -> tuple[Floa
     """B and W (V,) in sd^2: analysis of variance of the rows' influence, one factor."""
     sizes_P = problem.matrix.groups.sizes
     phi_VN = problem.partition.influence(problem.partition.tilt(problem.lam(solution.lam)))
+    if problem.estimator == "centered":
+        # the K deviations of a prompt sum to 0, so to first order their inflation sqrt(K / (K - 1)) adds no noise
+        phi_VN -= problem.partition.points_VN * np.repeat(1 - np.sqrt(1 - 1 / sizes_P), sizes_P)
     psi_VP = _prompt_means(problem, phi_VN)
     residual_VN = phi_VN - np.repeat(psi_VP, sizes_P, axis=1)
     within_V = (residual_VN**2).sum(axis=1) / (len(problem.matrix) - len(sizes_P))
