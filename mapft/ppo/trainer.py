@@ -21,12 +21,13 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
+from mapft.forward import model_inputs
 from mapft.ppo.config import PPOConfig
 from mapft.ppo.critic import Critic, explained_variance
 from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
@@ -97,6 +98,10 @@ class PPOTrainer(GRPOTrainer):
         super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             raise UserError("processing_class is a multimodal processor; PPO takes text models with a tokenizer.")
+        own = causal_model(self.model).generation_config  # of the model's own decoding defaults, none may be left
+        causal_model(self.model).generation_config = GenerationConfig(
+            bos_token_id=own.bos_token_id, eos_token_id=self.eos_token_ids, pad_token_id=self._tokenizer.pad_token_id
+        )
         config = self.model.config.get_text_config()
         self.critic = Critic(config.hidden_size, args.critic_width, args.critic_learning_rate)
         self.critic.to(self.accelerator.device)
@@ -176,14 +181,15 @@ class PPOTrainer(GRPOTrainer):
 
     def _logp(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
         """log-probabilities and entropies (B, T) of the response tokens, fp32, by TRL's fused LM head."""
-        logp_BT, entropy_BT, _ = self._get_per_token_logps_and_entropies(
-            model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            torch.cat([batch["prompt_mask"], batch["mask"]], dim=1),
-            batch["completion_ids"].size(1),
-            compute_entropy=True,
-        )
-        return logp_BT.float(), entropy_BT
+        input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+        attention_mask = torch.cat([batch["prompt_mask"], batch["mask"]], dim=1)
+        length = batch["mask"].size(1)
+        labels = input_ids.masked_fill(attention_mask == 0, -100)
+        labels[:, :-length] = -100
+        inputs = model_inputs(causal_model(self.accelerator.unwrap_model(model)), input_ids, attention_mask)
+        with self.accelerator.autocast():
+            outputs = model(**inputs, labels=labels, fused_lm_head=True)
+        return outputs.log_probs[:, -length:].float(), outputs.entropy[:, -length:]
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -350,6 +356,11 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     }
 
 
+def causal_model(model: Any) -> Any:
+    """The causal language model inside its adapter."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 @contextmanager
 def last_hidden_states(model: Any, *, keep: bool) -> Iterator[list[Tensor]]:
     """Collects the backbone's last hidden states (b, P+T, D), the input of the LM head, of every forward inside."""
@@ -357,8 +368,9 @@ def last_hidden_states(model: Any, *, keep: bool) -> Iterator[list[Tensor]]:
     if not keep:
         yield seen
         return
-    causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    handle = causal.base_model.register_forward_hook(lambda module, args, output: seen.append(output.last_hidden_state))
+    handle = causal_model(model).base_model.register_forward_hook(
+        lambda module, args, output: seen.append(output.last_hidden_state)
+    )
     try:
         yield seen
     finally:

@@ -6,12 +6,18 @@ from the model's own logits on every possible response. Shapes: P prompts, Y res
 
 import itertools
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 WORDS = ["<pad>", "<eos>", "a", "b", "c", "d", "e", "f"]
 EOS, STEPS = 1, 3
@@ -36,34 +42,21 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
-def model(seed: int = 0) -> LlamaForCausalLM:
-    """A 2-layer Llama with random weights, scaled so that p0 is far from uniform; its own decoding defaults mislead."""
+def model(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
+    """Two layers with random weights, scaled so that p0 is far from uniform; its own decoding defaults mislead."""
     torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(WORDS),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=16,
-        pad_token_id=0,
-        bos_token_id=None,
-        eos_token_id=EOS,
-        initializer_range=0.15,
-        tie_word_embeddings=False,
-    )
-    llama = LlamaForCausalLM(config)
-    llama.generation_config.top_k = 2
-    llama.generation_config.temperature = 0.5
-    llama.generation_config.repetition_penalty = 1.5
-    llama.generation_config.do_sample = False
-    return llama.eval()
-
-
-def save(folder: Path, seed: int = 0) -> Path:
-    model(seed).save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
-    return folder
+    special = {"vocab_size": len(WORDS), "pad_token_id": None, "bos_token_id": None, "eos_token_id": EOS}
+    shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
+    untied = {"tie_word_embeddings": False}
+    if architecture == "llama":
+        config = LlamaConfig(**special, **shape, **untied, intermediate_size=128, initializer_range=0.15)
+    elif architecture == "gpt2":
+        config = GPT2Config(**special, n_embd=64, n_layer=2, n_head=4, n_positions=16, initializer_range=0.15, **untied)
+    else:
+        config = OPTConfig(**special, **shape, **untied, ffn_dim=128, word_embed_proj_dim=64, init_std=0.15)
+    causal = AutoModelForCausalLM.from_config(config)
+    causal.generation_config.update(top_k=2, temperature=0.5, repetition_penalty=1.5, suppress_tokens=[2])
+    return causal.eval()
 
 
 def scores(seed: int = 1, values: int = 2) -> np.ndarray:

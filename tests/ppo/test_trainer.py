@@ -17,7 +17,7 @@ from tests.ppo import tabular
 LAM = np.array([1.0, 0.8])
 
 
-def make_trainer(folder: Path, reward_funcs, **settings) -> PPOTrainer:
+def make_trainer(folder: Path, reward_funcs, model=None, **settings) -> PPOTrainer:
     settings = {
         "kl_coef": 1.0,
         "per_device_train_batch_size": 256,
@@ -36,7 +36,7 @@ def make_trainer(folder: Path, reward_funcs, **settings) -> PPOTrainer:
         "max_grad_norm": 1.0,
     } | settings
     return PPOTrainer(
-        tabular.model(),
+        model or tabular.model(),
         reward_funcs,
         args=PPOConfig(output_dir=str(folder), **settings),
         train_dataset=Dataset.from_dict({"prompt": tabular.PROMPTS}),
@@ -120,15 +120,19 @@ def test_rollouts_follow_p0_despite_the_models_own_decoding_defaults(tmp_path, w
     assert chi_square < kept.sum() + 4 * np.sqrt(2 * kept.sum())
 
 
-def test_log_probs_match_an_unpadded_forward_pass(tmp_path, world):
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_log_probs_match_an_unpadded_forward_pass(tmp_path, architecture):
     """Left and right padding, sorting and cutting of the batch change nothing; EOS and sampled pads are counted."""
-    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)], local_rollout_forward_batch_size=7)
+    model = tabular.model(architecture=architecture)
+    log_p0 = tabular.log_probs(model)
+    trainer = make_trainer(tmp_path, [tabular.TableReward(log_p0)], model=model, local_rollout_forward_batch_size=7)
     torch.manual_seed(1)
     batch, texts = trainer._generate_rollout([{"prompt": prompt} for prompt in tabular.PROMPTS * 8])
-    logp, _ = trainer._evaluate(trainer.model, batch, features=False)
+    logp, features = trainer._evaluate(trainer.model, batch, features=True)
+    assert features.shape == (*batch["mask"].shape, model.config.hidden_size)
     index = {ids: y for y, ids in enumerate(tabular.responses())}
     for row, prompt, ids in zip(logp.sum(1).tolist(), texts["prompts"], texts["completion_ids"], strict=True):
-        assert row == pytest.approx(world[0][tabular.PROMPTS.index(prompt), index[tuple(ids)]], abs=1e-4)
+        assert row == pytest.approx(log_p0[tabular.PROMPTS.index(prompt), index[tuple(ids)]], abs=1e-4)
 
 
 def gradient(trainer: PPOTrainer, rollout, micro_batch: int) -> torch.Tensor:

@@ -1,0 +1,1 @@
+"""Fine-tuning towards p_lam: what is trained, in which order, against which reference."""

@@ -1,0 +1,78 @@
+"""All values at once: PPO on lam.r against the base policy."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+
+from mapft.align.reward import PaletteReward
+from mapft.config import Config, Tracker
+from mapft.palette import DualSolution
+from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.rewards import Score
+from mapft.sampling.models import load_policy
+from mapft.sampling.prompts import Prompt
+from mapft.tracking import JsonLines
+
+
+def train(
+    config: Config, scores: dict[str, Score], solution: DualSolution, prompts: list[Prompt], run: Path, adapter: Path
+) -> None:
+    """Move the policy to p_lam and save its adapter; checkpoints and logs.jsonl lie in the run folder.
+
+    Only values with a positive multiplier are scored: the others do not move the policy. When every multiplier is 0
+    the base policy keeps the palette already, and the adapter that is saved changes nothing.
+    """
+    policy, tokenizer = load_policy(config.model)
+    active = {name: score.load(name) for name, score in scores.items() if solution.lam[name] > 0}
+    trainer = PPOTrainer(
+        policy,
+        [PaletteReward(active, solution.lam, config.trainer.kl_coef)],
+        args=ppo_config(config, run),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
+        processing_class=tokenizer,
+        peft_config=lora_config(config),
+        callbacks=[JsonLines(run / "logs.jsonl", solution.targets)],
+    )
+    if active:
+        checkpoints = run / "checkpoints"
+        trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*/critic.safetensors")))
+    trainer.save_model(str(adapter))
+
+
+def lora_config(config: Config) -> LoraConfig:
+    """LoRA without dropout (two passes of one policy must agree) and without the LM head, whose weights PPO reads."""
+    output = ["lm_head"] if config.adapter.target_modules == "all-linear" else None
+    return LoraConfig(
+        r=config.adapter.r,
+        lora_alpha=config.adapter.alpha,
+        lora_dropout=0.0,
+        target_modules=config.adapter.target_modules,
+        exclude_modules=output,
+        task_type="CAUSAL_LM",
+    )
+
+
+def ppo_config(config: Config, run: Path) -> PPOConfig:
+    """The run's settings as PPO's; bf16 autocast only where the base itself is bf16."""
+    sampling, on_gpu = config.sampling, torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)  # transformers about TRL's names
+        return PPOConfig(
+            output_dir=str(run / "checkpoints"),
+            max_completion_length=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=config.seed,
+            bf16=on_gpu and config.model.dtype.value in ("auto", "bfloat16"),
+            use_cpu=not on_gpu,
+            save_strategy="steps",
+            report_to=[] if config.tracking.report_to is Tracker.none else [config.tracking.report_to.value],
+            project=config.tracking.project,
+            run_name=run.name,
+            **dataclasses.asdict(config.trainer),
+        )

@@ -1,0 +1,121 @@
+"""The command line: a stage, then Hydra overrides. The only room that knows Hydra; nothing here imports torch."""
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from mapft import __version__
+from mapft.errors import UserError
+
+COMMANDS = {
+    "run": ("evaluate", "sample -> score -> solve -> train -> evaluate, and the closing table"),
+    "sample": ("sample", "draw K responses of the base policy to every pilot prompt"),
+    "score": ("score", "score them under every value"),
+    "solve": ("solve", "solve lambda for the palette, or say why there is none"),
+    "train": ("train", "move the policy there by LoRA PPO"),
+    "evaluate": ("evaluate", "realized levels on held-out prompts"),
+}
+
+USAGE = """mapft {version}: fine-tune a language model to the level you ask of each human value.
+
+usage: mapft COMMAND [overrides...] [--debug]
+
+{commands}
+
+Every command does what is missing before it and keeps what is there. Overrides are Hydra's:
+    mapft run                                           the embedded playground
+    mapft run palette=hhh_60 seed=1
+    mapft run model.path=/my/model data.path=prompts.jsonl rewards=[humor,helpful] palette=humor_80
+    mapft run --cfg job                                 show the settings and stop
+    mapft run --help                                    the groups to choose from
+--debug shows the traceback behind an error. Exit code: 0 done, 2 your input, 1 our fault."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        listed = "\n".join(f"    {name:<10} {what}" for name, (_, what) in COMMANDS.items())
+        print(USAGE.format(version=__version__, commands=listed))
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    command, *overrides = words
+    debug = "--debug" in overrides
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
+        _run_hydra(COMMANDS[command][0], [word for word in overrides if word != "--debug"])
+    except KeyboardInterrupt:
+        print("Stopped; the same command continues where it was.", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        return _report(error)
+    return 0
+
+
+def _report(error: Exception) -> int:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    mine = not isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    sentence = _sentence(_root_cause(error))
+    print(f"mapft: {f'{type(error).__name__}: ' if mine else ''}{sentence}", file=sys.stderr)
+    if mine:
+        print("mapft: this is a fault of ours; --debug shows where.", file=sys.stderr)
+    return 1 if mine else 2
+
+
+def _sentence(error: BaseException) -> str:
+    """The message on one line; for a misspelt key, the keys that exist."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    if isinstance(error, ConfigAttributeError | ConfigKeyError) and dataclasses.is_dataclass(error.object_type):
+        known = ", ".join(field.name for field in dataclasses.fields(error.object_type))
+        return f"There is no setting {error.full_key}; the settings here are {known}."
+    return " ".join(str(error).split())
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    """The most specific message: Hydra wraps OmegaConf's, which wraps ours."""
+    while not isinstance(error, UserError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _run_hydra(stage: str, overrides: list[str]) -> None:
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import DictConfig, OmegaConf
+
+    from mapft.config import Config
+    from mapft.paths import shipped
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main` as they are
+    sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
+    ConfigStore.instance().store(name="schema", node=Config)
+    failures: list[Exception] = []
+
+    def job(settings: DictConfig) -> None:
+        try:
+            config = OmegaConf.to_object(settings)
+            assert isinstance(config, Config)
+            from mapft.stages import execute
+
+            execute(config, stage)
+        except Exception as error:
+            failures.append(error)
+
+    before, sys.argv = sys.argv, ["mapft", *overrides]
+    try:
+        hydra.main(config_path=str(shipped("conf")), config_name="config", version_base="1.3")(job)()
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]

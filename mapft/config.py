@@ -1,0 +1,245 @@
+"""Every setting of a run as plain dataclasses; conf/ holds the values, `mapft.cli` is the only room that knows Hydra.
+
+Each field says its meaning, unit and off switch. A bad range is refused here, before any model is loaded.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import blake2b
+from json import dumps
+from typing import Any
+
+from mapft.errors import UserError
+
+
+class Dtype(StrEnum):
+    """Precision of the frozen base; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class EstimatorName(StrEnum):
+    """Estimator of E_x log Z; `auto` is centered with two samples per prompt or more, else pooled."""
+
+    auto = "auto"
+    centered = "centered"
+    pooled = "pooled"
+    per_prompt = "per_prompt"
+
+
+class Unattainable(StrEnum):
+    """What to do with a palette that the base samples cannot realize."""
+
+    stop = "stop"
+    nearest = "nearest"
+
+
+class Tracker(StrEnum):
+    """Where training logs go besides logs.jsonl."""
+
+    none = "none"
+    wandb = "wandb"
+    tensorboard = "tensorboard"
+
+
+def _require(condition: bool, name: str, value: object, need: str) -> None:
+    if not condition:
+        raise UserError(f"{name}={value} is out of range; it must be {need}.")
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """The base policy p0: a causal language model."""
+
+    path: str  # folder, Hub id, or playground:policy
+    revision: str | None = None
+    dtype: Dtype = Dtype.auto
+    attn_implementation: str | None = None  # null: transformers' choice
+    trust_remote_code: bool = False
+
+
+@dataclass(kw_only=True)
+class AdapterConfig:
+    """The LoRA adapter that is trained; the base stays frozen and serves as reference and critic trunk."""
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: str = "all-linear"  # or a regular expression over module names
+
+    def __post_init__(self) -> None:
+        _require(self.r >= 1, "adapter.r", self.r, "at least 1")
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Prompts, split by their text: a prompt is either for pilot and training, or for evaluation."""
+
+    path: str  # .jsonl, .csv or .parquet, or playground:prompts
+    column: str = "prompt"  # texts, or lists of {"role", "content"} messages
+    evaluation_fraction: float = 0.25  # share of distinct prompts held out
+    pilot_prompts: int | None = 512  # of the training prompts, to solve lambda on; null: all
+    evaluation_prompts: int | None = 512  # of the held-out prompts; null: all
+    max_prompt_tokens: int = 512  # longer prompts are refused with their number
+
+    def __post_init__(self) -> None:
+        fraction = self.evaluation_fraction
+        _require(0 < fraction < 1, "data.evaluation_fraction", fraction, "between 0 and 1, both excluded")
+        for name in ("pilot_prompts", "evaluation_prompts"):
+            _require(
+                getattr(self, name) is None or getattr(self, name) >= 1, f"data.{name}", getattr(self, name), ">= 1"
+            )
+
+
+@dataclass(kw_only=True)
+class SamplingConfig:
+    """How every response is drawn: pilot, PPO, decoding and evaluation share it, or the promise would not hold."""
+
+    max_new_tokens: int = 50
+    temperature: float = 1.0
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    samples_per_prompt: int = 8  # K of the pilot
+    batch_size: int = 256  # responses drawn at once; changes the random draws, not their law
+
+    def __post_init__(self) -> None:
+        _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
+        _require(self.temperature > 0, "sampling.temperature", self.temperature, "above 0")
+        _require(self.samples_per_prompt >= 1, "sampling.samples_per_prompt", self.samples_per_prompt, "at least 1")
+        _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "at least 1")
+
+
+@dataclass(kw_only=True)
+class PaletteConfig:
+    """The level wanted of each value, each value in one way; values of `rewards` that stand nowhere here are free."""
+
+    name: str = "custom"
+    quantiles: dict[str, float] = field(default_factory=dict)  # c = max(mean, quantile) of the base scores
+    relative_gain: dict[str, float] = field(default_factory=dict)  # log-probability scores: c = mean + log(1 + gain)
+    relative_gain_probability: dict[str, float] = field(default_factory=dict)  # c = (1 + gain) mean, at most 1
+    sd: dict[str, float] = field(default_factory=dict)  # c = mean + a * sd
+    absolute: dict[str, float] = field(default_factory=dict)  # c as it is
+
+    def ways(self) -> dict[str, dict[str, float]]:
+        """The non-empty ways of naming a target."""
+        fields = [f.name for f in dataclasses.fields(self) if f.name != "name"]
+        return {name: getattr(self, name) for name in fields if getattr(self, name)}
+
+    def __post_init__(self) -> None:
+        named = [value for way in self.ways().values() for value in way]
+        twice = {value for value in named if named.count(value) > 1}
+        _require(not twice, "palette", ", ".join(sorted(twice)), "one target per value")
+
+
+@dataclass(kw_only=True)
+class DualConfig:
+    """How lambda is solved from the pilot's scores."""
+
+    estimator: EstimatorName = EstimatorName.auto
+    if_unattainable: Unattainable = Unattainable.stop
+    floor_ess: float | None = None  # effective samples that the nearest palette keeps; null: 30
+
+
+@dataclass(kw_only=True)
+class ModeConfig:
+    """Which values are trained when: all at once."""
+
+    name: str = "simultaneous"
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """PPO's settings, by the names of `mapft.ppo.PPOConfig`, where each is explained."""
+
+    total_episodes: int = 20_000
+    per_device_train_batch_size: int = 64
+    gradient_accumulation_steps: int = 1
+    num_mini_batches: int = 4
+    num_ppo_epochs: int = 4
+    num_generations: int = 1
+    learning_rate: float = 1e-4
+    lr_scheduler_type: str = "linear"
+    max_grad_norm: float = 1.0
+    kl_coef: float = 1.0
+    gamma: float = 1.0
+    gae_lambda: float = 1.0
+    cliprange: float = 0.2
+    cliprange_value: float = 0.2
+    critic_learning_rate: float = 1e-3
+    critic_width: int = 256
+    local_rollout_forward_batch_size: int = 64
+    gradient_checkpointing: bool = False
+    logging_steps: int = 1
+    save_steps: int = 50
+    save_total_limit: int | None = 2
+
+    def __post_init__(self) -> None:
+        for name in ("total_episodes", "per_device_train_batch_size", "num_mini_batches", "num_ppo_epochs"):
+            _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+        for name in ("learning_rate", "kl_coef"):
+            _require(getattr(self, name) > 0, f"trainer.{name}", getattr(self, name), "above 0")
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig:
+    """The check of the promise on held-out prompts."""
+
+    samples_per_prompt: int = 8
+    confidence: float = 0.95
+    bootstrap: int = 2000  # resamples of the prompts
+    tolerance_sd: float = 0.10  # a target counts as met down to this many base sd below it
+
+    def __post_init__(self) -> None:
+        _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "between 0 and 1")
+        _require(self.bootstrap >= 100, "evaluation.bootstrap", self.bootstrap, "at least 100")
+
+
+@dataclass(kw_only=True)
+class TrackingConfig:
+    """Where training logs go besides logs.jsonl in the run folder."""
+
+    report_to: Tracker = Tracker.none
+    project: str = "mapft"
+
+
+@dataclass(kw_only=True)
+class Config:
+    """One run, resolved. `rewards` maps each value's name to the settings of its score (see `mapft.rewards`)."""
+
+    model: ModelConfig
+    adapter: AdapterConfig
+    data: DataConfig
+    rewards: dict[str, Any]
+    palette: PaletteConfig
+    sampling: SamplingConfig
+    dual: DualConfig
+    mode: ModeConfig
+    trainer: TrainerConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    seed: int = 0
+    name: str = "run"  # begins the run folder's name
+    output: str = "runs"  # where run folders and the store of samples and scores lie
+    run_dir: str | None = None  # null: {output}/{name}-{palette}-{fingerprint}, so the same settings meet again
+
+    def __post_init__(self) -> None:
+        wanted = {value for way in self.palette.ways().values() for value in way}
+        if not self.rewards:
+            raise UserError("rewards is empty; name at least one value, for example rewards=[humor,helpful].")
+        if not wanted <= set(self.rewards):
+            raise UserError(
+                f"The palette {self.palette.name!r} asks for {', '.join(sorted(wanted - set(self.rewards)))}, "
+                f"which no reward scores (rewards: {', '.join(self.rewards)}; palette: {', '.join(sorted(wanted))}); "
+                "add the reward or choose another palette."
+            )
+        if not wanted:
+            raise UserError("The palette names no value; give a target, for example palette.quantiles.humor=0.7.")
+
+
+def fingerprint(*parts: Any) -> str:
+    """12 hex digits of BLAKE2b over the settings as sorted JSON."""
+    plain = [dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts]  # type: ignore[arg-type]
+    return blake2b(dumps(plain, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()

@@ -1,0 +1,53 @@
+"""The closing table: promised against realized."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def closing_table(summary: Mapping[str, Any]) -> Table:
+    """value | base level | target c | predicted (dual) | realized after PPO with interval | gap in base sd | met?"""
+    percent = f"{100 * summary['confidence']:.0f} %"
+    table = Table(title=f"Promised and realized on {summary['prompts']} held-out prompts")
+    for heading in ("value", "base level", "target c", "lambda", "predicted (dual)", f"realized after PPO ({percent})"):
+        table.add_column(heading, justify="left" if heading == "value" else "right")
+    table.add_column("gap (sd)", justify="right")
+    table.add_column(f"met? (within {summary['tolerance_sd']:g} sd)")
+    for name, row in summary["values"].items():
+        real = row["realized"]
+        table.add_row(
+            name,
+            f"{row['base']:.3f}",
+            "free" if row["target"] is None else f"{row['target']:.3f}",
+            f"{row['lam']:.3f}",
+            f"{row['predicted']:.3f}",
+            f"{real['mean']:.3f} [{real['low']:.3f}, {real['high']:.3f}]",
+            "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",
+            "" if row["met"] is None else ("yes" if row["met"] else "no"),
+        )
+    return table
+
+
+def print_closing(summary: Mapping[str, Any], console: Console) -> None:
+    """The table, the cost in nats, and where the adapter is."""
+    console.print(closing_table(summary))
+    kl = summary["kl"]
+    console.print(
+        f"KL to the base policy: {summary['kl_predicted']:.3f} nats predicted, {kl['mean']:.3f} "
+        f"[{kl['low']:.3f}, {kl['high']:.3f}] measured."
+    )
+    if summary["adjusted"]:
+        console.print("The palette asked for is out of reach; these are the nearest attainable targets.")
+    console.print(f"Adapter: {summary['adapter']}", soft_wrap=True)
+
+
+def write_markdown(summary: Mapping[str, Any], path: Path) -> None:
+    """report.md: the closing table for readers without a terminal."""
+    with path.open("w", encoding="utf-8") as file:
+        console = Console(file=file, width=160, color_system=None)
+        file.write("# Promised against realized\n\n```\n")
+        print_closing(summary, console)
+        file.write("```\n")

@@ -1,0 +1,55 @@
+"""Scores r_i(x, y): one file per kind, one table that names the kinds.
+
+To add a kind: one file with a frozen dataclass of settings and a `load` method that returns a `Scorer`; one line in
+KINDS; one YAML in conf/rewards; one row in tests/rewards/test_contract.py. Importing this package loads no torch.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mapft.errors import UserError
+from mapft.rewards.classifier import ClassifierScore
+from mapft.rewards.function import FunctionScore
+
+
+class Scorer(Protocol):
+    """A loaded score: raw scores of responses, higher is better, one finite float per response."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """(N,) float64, in the score's own unit."""
+        ...
+
+
+class Score(Protocol):
+    """The settings of a score; the same object serves pilot, training and evaluation."""
+
+    def load(self, name: str) -> Scorer:
+        """The scorer of value `name`, models on the best device here."""
+        ...
+
+
+KINDS: dict[str, type] = {"classifier": ClassifierScore, "function": FunctionScore}
+
+
+def parse(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
+    """Settings by value name -> scores by value name; a misspelt key or kind is refused with the known ones."""
+    return {name: _parse_one(name, dict(settings)) for name, settings in rewards.items()}
+
+
+def _parse_one(name: str, settings: dict[str, Any]) -> Score:
+    kind = settings.pop("kind", None)
+    if kind not in KINDS:
+        raise UserError(f"rewards.{name}.kind={kind} is unknown; use one of {', '.join(KINDS)}.")
+    known = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(KINDS[kind])}
+    unknown = settings.keys() - known.keys()
+    if unknown:
+        raise UserError(
+            f"rewards.{name} has no setting {', '.join(sorted(unknown))}; kind {kind} knows {', '.join(known)}."
+        )
+    missing = [key for key, required in known.items() if required and key not in settings]
+    if missing:
+        raise UserError(f"rewards.{name}.{missing[0]} is missing; kind {kind} needs it.")
+    return KINDS[kind](**settings)

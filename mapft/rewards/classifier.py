@@ -1,0 +1,106 @@
+"""A sequence classifier as a score: a logit, log-probability or probability of one class, or a regression head."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mapft.errors import UserError
+from mapft.paths import existing_or_hub
+
+OUTPUTS = ("logit", "log_probability", "probability")
+
+
+@dataclass(frozen=True)
+class ClassifierScore:
+    """r(x, y) = sign * output of the class `label` on template.format(prompt=x, response=y).
+
+    output: logit z_k | log_probability log softmax(z)_k | probability softmax(z)_k. A regression head has one logit,
+    label 0. max_tokens cuts long texts on the right; batch_tokens bounds rows * longest row of one pass.
+    """
+
+    path: str
+    revision: str | None = None
+    label: int = 0
+    output: str = "logit"
+    template: str = "{prompt}{response}"
+    sign: float = 1.0
+    max_tokens: int = 512
+    batch_tokens: int = 16_384
+    dtype: str = "auto"
+    trust_remote_code: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output not in OUTPUTS:
+            raise UserError(f"output={self.output} is unknown for a classifier; use one of {', '.join(OUTPUTS)}.")
+        try:
+            self.template.format(prompt="", response="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise UserError(
+                f"template={self.template!r} does not fit; it takes {{prompt}} and {{response}}."
+            ) from error
+
+    def load(self, name: str) -> "ClassifierScorer":
+        return ClassifierScorer(name, self)
+
+
+class ClassifierScorer:
+    """The classifier in memory. Texts are sorted by length; batch composition never changes a score beyond rounding."""
+
+    def __init__(self, name: str, settings: ClassifierScore):
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        path = existing_or_hub(settings.path, f"rewards.{name}.path")
+        options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=settings.dtype, **options)
+        except OSError as error:
+            raise UserError(f"rewards.{name}.path={settings.path} holds no classifier that loads: {error}") from error
+        if settings.label >= model.config.num_labels:
+            raise UserError(
+                f"rewards.{name}.label={settings.label} is out of range; {settings.path} has "
+                f"{model.config.num_labels} classes, counted from 0."
+            )
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.eval().to(self.device)
+        self.name, self.settings = name, settings
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model.config.pad_token_id = self.tokenizer.pad_token_id
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """(N,) float64."""
+        import torch
+
+        template, limit = self.settings.template, self.settings.max_tokens
+        texts = [template.format(prompt=p, response=r) for p, r in zip(prompts, responses, strict=True)]
+        rows = self.tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
+        out = np.empty(len(rows))
+        with torch.inference_mode():
+            for batch in by_length([len(row) for row in rows], self.settings.batch_tokens):
+                padded = self.tokenizer.pad(
+                    {"input_ids": [rows[i] for i in batch]}, padding_side="right", return_tensors="pt"
+                )
+                logits = self.model(**padded.to(self.device)).logits.double()
+                out[batch] = self._output(logits).cpu().numpy()
+        return self.settings.sign * out
+
+    def _output(self, logits: Any) -> Any:
+        if self.settings.output == "logit":
+            return logits[:, self.settings.label]
+        log_p = logits.log_softmax(-1)[:, self.settings.label]
+        return log_p if self.settings.output == "log_probability" else log_p.exp()
+
+
+def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:
+    """Row numbers in batches of similar length, rows * longest row <= batch_tokens (at least one row each)."""
+    batches: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if batches and (len(batches[-1]) + 1) * max(lengths[batches[-1][0]], 1) <= batch_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

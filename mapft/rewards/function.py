@@ -1,0 +1,45 @@
+"""Any Python function with the signature of TRL's reward functions as a score."""
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mapft.errors import UserError
+
+
+@dataclass(frozen=True)
+class FunctionScore:
+    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...])[n]; target is written module:function."""
+
+    target: str
+    sign: float = 1.0
+
+    def load(self, name: str) -> "FunctionScorer":
+        return FunctionScorer(name, self)
+
+
+class FunctionScorer:
+    """The function, imported from the Python path or the current folder."""
+
+    def __init__(self, name: str, settings: FunctionScore):
+        self.name, self.settings = name, settings
+        module, _, attribute = settings.target.partition(":")
+        try:
+            self.function: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(
+                f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
+                "the module on the Python path."
+            ) from error
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """(N,) float64."""
+        scores = self.function(prompts=list(prompts), completions=list(responses))
+        if len(scores) != len(responses):
+            raise UserError(
+                f"rewards.{self.name}: {self.settings.target} gave {len(scores)} scores for {len(responses)} "
+                "responses; return one per response."
+            )
+        return self.settings.sign * np.asarray(scores, dtype=float)

@@ -1,0 +1,86 @@
+"""Prompts from a file, and their split by text into training and evaluation."""
+
+import json
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from mapft.config import DataConfig
+from mapft.errors import UserError
+from mapft.paths import existing_or_hub
+
+Prompt = str | list[dict[str, str]]
+
+
+def load_prompts(data: DataConfig) -> list[Prompt]:
+    """The distinct prompts of the file, in its order: texts, or lists of messages. Raises UserError row by row."""
+    path = Path(existing_or_hub(data.path, "data.path"))
+    rows = _read(path, data)
+    prompts: dict[str, Prompt] = {}
+    for number, row in enumerate(rows, 1):
+        if data.column not in row:
+            raise UserError(
+                f"Row {number} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
+                "set data.column to the one that holds the prompts."
+            )
+        prompts.setdefault(text_of(_checked(row[data.column], number, data)), row[data.column])
+    if len(prompts) < 2:
+        raise UserError(
+            f"{data.path} holds {len(prompts)} distinct prompts; at least 2 are needed, one to train on and one to "
+            "evaluate on."
+        )
+    return list(prompts.values())
+
+
+def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
+    if path.suffix == ".jsonl":
+        return [
+            _json_row(line, n, data) for n, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line.strip()
+        ]
+    if path.suffix in (".csv", ".parquet"):
+        import pandas as pd
+
+        read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
+        try:
+            return [{str(k): v for k, v in row.items()} for row in read(path).to_dict("records")]
+        except (ValueError, OSError) as error:
+            raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
+    raise UserError(f"data.path={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
+
+
+def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"Line {number} of {data.path} is not JSON ({error}); write one object per line.") from error
+    if not isinstance(row, dict):
+        raise UserError(f"Line {number} of {data.path} is a {type(row).__name__}; write one JSON object per line.")
+    return row
+
+
+def _checked(prompt: Any, number: int, data: DataConfig) -> Prompt:
+    messages = isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+    if not (isinstance(prompt, str) or messages) or not text_of(prompt).strip():
+        raise UserError(
+            f"The prompt in row {number} of {data.path} is {prompt!r}; it must be a text that is not empty, or a list "
+            "of messages with role and content."
+        )
+    return prompt
+
+
+def text_of(prompt: Prompt) -> str:
+    """What a score reads as the prompt: the text itself, or the contents of the messages, a line each."""
+    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
+
+
+def split(prompts: list[Prompt], evaluation_fraction: float) -> tuple[list[Prompt], list[Prompt]]:
+    """(training, evaluation). A prompt goes where its text's hash falls, whatever else the file holds.
+
+    The hash also orders each side, so the first n prompts of a side are a random sample of it. When the hash leaves a
+    side empty (few prompts), its nearest neighbour is moved over.
+    """
+    place = {text_of(p): int.from_bytes(blake2b(text_of(p).encode(), digest_size=8).digest()) / 2**64 for p in prompts}
+    ordered = sorted(prompts, key=lambda prompt: place[text_of(prompt)])
+    held_out = sum(place[text_of(p)] < evaluation_fraction for p in ordered)
+    held_out = min(max(held_out, 1), len(ordered) - 1)
+    return ordered[held_out:], ordered[:held_out]

@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all, and the store of what was drawn and scored.
+
+A store entry is a folder {kind}-{fingerprint} that holds data.parquet and manifest.json; the fingerprint covers
+everything the data depends on, so an entry is reused exactly when nothing changed.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mapft.config import fingerprint
+from mapft.errors import UserError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+    """Write to a neighbouring temporary file, then rename; a killed write leaves the old file or none."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            write(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); free space or choose output=..."
+        ) from error
+    return path
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> Path:
+    """Indented JSON, atomically."""
+    return write_atomically(path, lambda temporary: _dump(temporary, content))
+
+
+def _dump(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text("utf-8"))
+
+
+def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """The table that depends on `depends_on` alone: read from the store, or made and kept there."""
+    entry = root / f"{kind}-{fingerprint(dict(depends_on))}"
+    data, manifest = entry / "data.parquet", entry / "manifest.json"
+    if not manifest.exists():
+        table = make()
+        write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
+        write_json(manifest, {"kind": kind, "rows": len(table), **depends_on})
+    return pd.read_parquet(data)

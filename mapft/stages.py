@@ -1,0 +1,324 @@
+"""The main job in five stages, each leaving an artifact in the run folder and reusing it when it is there.
+
+    sample -> score -> solve -> train -> evaluate
+
+samples.parquet, scores.parquet, solution.json, adapter/, evaluation.json (and report.md). Samples and scores live in
+the store beside the run folders too, so that runs which differ in the palette share them.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mapft.config import Config, EstimatorName, Unattainable, fingerprint
+from mapft.errors import UserError
+from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
+from mapft.paths import resolve
+from mapft.rewards import Score, parse
+from mapft.sampling.prompts import Prompt, load_prompts, split
+from mapft.sampling.store import read_json, stored, write_atomically, write_json
+from mapft.seeding import derive_seed
+
+STAGES = ("sample", "score", "solve", "train", "evaluate")
+PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
+
+
+class Run:
+    """One run: its settings, its folder, and what its stages have made so far.
+
+    Under `accelerate launch` every process holds a Run; only the main one samples, scores, solves, evaluates, writes
+    and speaks, while the others wait and read.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.main = int(os.environ.get("RANK", "0")) == 0
+        self.console = Console(quiet=not self.main, stderr=False)
+        self.scores: dict[str, Score] = parse(config.rewards)
+        self.root = Path(config.output)
+        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_RESULTS}
+        self.fingerprint = fingerprint(settings)
+        name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
+        self.folder = Path(config.run_dir) if config.run_dir else self.root / name
+
+    def open(self) -> None:
+        """Make the run folder and write down what the run is; refuse a folder that holds another run."""
+        path = self.folder / "config.json"
+        if path.exists() and read_json(path)["fingerprint"] != self.fingerprint:
+            raise UserError(
+                f"{self.folder} holds a run with other settings (see its config.json); choose another run_dir=."
+            )
+        if self.main and not path.exists():
+            versions = {package: version(package) for package in PACKAGES}
+            settings = dataclasses.asdict(self.config)
+            write_json(path, {"fingerprint": self.fingerprint, "versions": versions, "config": settings})
+
+    @cached_property
+    def prompts(self) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
+        """(training, pilot, evaluation); the pilot's are training prompts, evaluation's are never seen before."""
+        data = self.config.data
+        training, held_out = split(load_prompts(data), data.evaluation_fraction)
+        return training, training[: data.pilot_prompts], held_out[: data.evaluation_prompts]
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str, int, int], None]]:
+        """A progress bar per name; call with (name, done, total)."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=self.console) as bars:
+            tasks: dict[str, Any] = {}
+
+            def update(name: str, done: int, total: int) -> None:
+                if name not in tasks:
+                    tasks[name] = bars.add_task(name, total=total)
+                bars.update(tasks[name], completed=done)
+
+            yield update
+
+    # ------------------------------------------------------------------ sample, score, solve
+
+    def sample(self) -> pd.DataFrame:
+        """Base samples of the pilot prompts -> samples.parquet."""
+        return self._table("samples", self._sampling_depends(), self._draw_pilot)
+
+    def score(self) -> RewardMatrix:
+        """Every pilot sample under every value -> scores.parquet."""
+        samples = self.sample()
+        depends = self._sampling_depends() | {"rewards": self.config.rewards}
+        table = self._table("scores", depends, lambda: self._score(samples, "scoring"))
+        return RewardMatrix(table[list(self.scores)].to_numpy(), list(self.scores), table["prompt_id"].to_numpy())
+
+    def solve(self) -> DualSolution:
+        """The palette's lambda, or the sentence why there is none -> solution.json."""
+        path = self.folder / "solution.json"
+        if path.exists():
+            return DualSolution.from_dict(read_json(path)["solution"])
+        matrix = self.score()
+        palette = make_palette(self.config, matrix)
+        estimator = ESTIMATORS[self.config.dual.estimator]
+        solution = solve_dual(matrix, palette, estimator=estimator)
+        adjusted = solution.status is not Status.optimal
+        if adjusted:
+            nearest = adjust(matrix, palette, floor_ess=self.config.dual.floor_ess, estimator=estimator)
+            if self.config.dual.if_unattainable is Unattainable.stop:
+                raise UserError(_unattainable(solution, palette, nearest.new))
+            solution = nearest.solution
+        record = {"base": matrix.base, "sd": matrix.sd, "asked": dict(palette.targets), "adjusted": adjusted}
+        if self.main:
+            write_json(path, record | {"solution": solution.to_dict()})
+        return solution
+
+    def _sampling_depends(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "model": dataclasses.asdict(config.model),
+            "data": dataclasses.asdict(config.data),
+            "sampling": dataclasses.asdict(config.sampling),
+            "seed": config.seed,
+            "files": {path: _file_state(path) for path in (config.model.path, config.data.path)},
+        }
+
+    def _table(self, kind: str, depends: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """From the run folder, else from the store, else made; kept in both."""
+        path = self.folder / f"{kind}.parquet"
+        if not path.exists():
+            table = stored(self.root / "store", kind, depends, make)
+            write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        return pd.read_parquet(path)
+
+    def _draw_pilot(self) -> pd.DataFrame:
+        from mapft.sampling.generate import draw, tokenize
+        from mapft.sampling.models import load_policy
+
+        config = self.config
+        policy, tokenizer = load_policy(config.model)
+        prompts = tokenize(self.prompts[1], tokenizer, config.data)
+        with self.progress() as progress:
+            return draw(
+                policy,
+                tokenizer,
+                prompts,
+                config.sampling,
+                config.sampling.samples_per_prompt,
+                derive_seed(config.seed, "pilot"),
+                lambda done, total: progress("sampling the base policy", done, total),
+            )
+
+    def _score(self, samples: pd.DataFrame, what: str) -> pd.DataFrame:
+        from mapft.rewards.scoring import score_texts
+
+        with self.progress() as progress:
+            matrix = score_texts(
+                self.scores,
+                samples["prompt"].tolist(),
+                samples["response"].tolist(),
+                samples["prompt_id"].tolist(),
+                lambda name, done, total: progress(f"{what}: {name}", done, total),
+            )
+        table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
+        table.insert(0, "prompt_id", matrix.prompt_ids)
+        return table
+
+    # ------------------------------------------------------------------ train, evaluate
+
+    def train(self) -> Path:
+        """PPO towards p_lam -> adapter/; continues from the last checkpoint of a killed run."""
+        adapter = self.folder / "adapter"
+        if not (adapter / "adapter_config.json").exists():
+            from mapft.align.simultaneous import train
+
+            train(self.config, self.scores, self.solve(), self.prompts[0], self.folder, adapter)
+        return adapter
+
+    def join_training(self) -> None:
+        """What a process other than the main one does: wait for lambda, then take part in training."""
+        while not (self.folder / "solution.json").exists():
+            time.sleep(0.2)
+        self.train()
+
+    def show(self, made: Any) -> None:
+        """One line on the artifact of a stage that was called alone."""
+        if isinstance(made, DualSolution):
+            lam = ", ".join(f"{name} {number:.4g}" for name, number in made.lam.items())
+            self.console.print(f"{made.status.sentence} lambda: {lam}; KL {made.kl:.3f} nats.", soft_wrap=True)
+        else:
+            self.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
+
+    def evaluate(self) -> dict[str, Any]:
+        """Realized levels of base and adapter on held-out prompts -> evaluation.json, report.md."""
+        path = self.folder / "evaluation.json"
+        if not path.exists():
+            from mapft.evaluation.report import write_markdown
+
+            summary = self._summary()
+            write_atomically(self.folder / "report.md", lambda temporary: write_markdown(summary, temporary))
+            write_json(path, summary)
+        return read_json(path)
+
+    def _summary(self) -> dict[str, Any]:
+        from mapft.evaluation.realized import mean_over_prompts
+
+        solution, adapter = self.solve(), self.train()
+        record = read_json(self.folder / "solution.json")
+        base = self._evaluate_policy("base", None)
+        tuned = self._evaluate_policy("tuned", adapter)
+        settings = self.config.evaluation
+
+        def estimate(table: pd.DataFrame, column: str) -> dict[str, float]:
+            ids = table["prompt_id"].to_numpy()
+            return dataclasses.asdict(mean_over_prompts(table[column].to_numpy(), ids, settings, self.config.seed))
+
+        values = {}
+        for name in self.scores:
+            realized, target, sd = estimate(tuned, name), solution.targets.get(name), record["sd"][name]
+            gap = None if target is None or sd == 0 else (realized["mean"] - target) / sd
+            values[name] = {
+                "base": estimate(base, name)["mean"],
+                "target": target,
+                "lam": solution.lam[name],
+                "predicted": solution.realized[name],
+                "realized": realized,
+                "sd": sd,
+                "gap_sd": gap,
+                "met": None if gap is None else gap >= -settings.tolerance_sd,
+            }
+        return {
+            "values": values,
+            "kl_predicted": solution.kl,
+            "kl": estimate(tuned, "kl"),
+            "prompts": int(tuned["prompt_id"].nunique()),
+            "confidence": settings.confidence,
+            "tolerance_sd": settings.tolerance_sd,
+            "adjusted": record["adjusted"],
+            "adapter": str(adapter),
+        }
+
+    def _evaluate_policy(self, name: str, adapter: Path | None) -> pd.DataFrame:
+        """Fresh responses to the held-out prompts with their scores -> evaluation_{name}.parquet."""
+        path = self.folder / f"evaluation_{name}.parquet"
+        if not path.exists():
+            from mapft.sampling.generate import draw, tokenize
+            from mapft.sampling.models import load_policy, with_adapter
+
+            config = self.config
+            policy, tokenizer = load_policy(config.model)
+            with self.progress() as progress:
+                samples = draw(
+                    policy if adapter is None else with_adapter(policy, adapter),
+                    tokenizer,
+                    tokenize(self.prompts[2], tokenizer, config.data),
+                    config.sampling,
+                    config.evaluation.samples_per_prompt,
+                    derive_seed(config.seed, "evaluation", name),
+                    lambda done, total: progress(f"sampling the {name} policy", done, total),
+                    measure_kl=adapter is not None,
+                )
+            del policy
+            scores = self._score(samples, f"scoring the {name} policy").drop(columns="prompt_id")
+            table = pd.concat([samples, scores], axis=1)
+            write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        return pd.read_parquet(path)
+
+
+ESTIMATORS: dict[EstimatorName, Estimator | None] = {
+    EstimatorName.auto: None,
+    EstimatorName.centered: "centered",
+    EstimatorName.pooled: "pooled",
+    EstimatorName.per_prompt: "per_prompt",
+}
+_NOT_RESULTS = ("tracking", "output", "run_dir")
+
+
+def make_palette(config: Config, matrix: RewardMatrix) -> Palette:
+    """The targets that the settings ask for, on the base scores of the pilot."""
+    makers: dict[str, Callable[[dict[str, float]], Palette]] = {
+        "quantiles": lambda asked: Palette.from_quantiles(matrix, asked),
+        "relative_gain": lambda asked: Palette.from_relative_gain(matrix, asked, "log_probability"),
+        "relative_gain_probability": lambda asked: Palette.from_relative_gain(matrix, asked, "probability"),
+        "sd": lambda asked: Palette.from_sd(matrix, asked),
+        "absolute": Palette,
+    }
+    targets: dict[str, float] = {}
+    for way, asked in config.palette.ways().items():
+        targets |= makers[way](asked).targets
+    return Palette(targets)
+
+
+def _unattainable(solution: DualSolution, palette: Palette, nearest: Palette) -> str:
+    listed = ", ".join(f"{name} {palette.targets[name]:.4g} -> {c:.4g}" for name, c in nearest.targets.items())
+    return (
+        f"{solution.status.sentence} Margin {solution.margin:.4f} sd; nearest attainable palette: {listed} "
+        "(dual.if_unattainable=nearest takes it)."
+    )
+
+
+def _file_state(path: str) -> list[list[Any]]:
+    """Name, size and time of the files behind a local path; empty for a Hub id, which its revision describes."""
+    local = Path(resolve(path)).expanduser()
+    files = sorted(local.iterdir()) if local.is_dir() else [local] if local.is_file() else []
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+
+
+def execute(config: Config, stage: str) -> None:
+    """Run the job up to and including `stage`; what is already there is kept."""
+    run = Run(config)
+    run.open()
+    run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
+    if not run.main:
+        if stage in ("train", "evaluate"):
+            run.join_training()
+    elif stage == "evaluate":
+        from mapft.evaluation.report import print_closing
+
+        print_closing(run.evaluate(), run.console)
+    else:
+        run.show(getattr(run, stage)())
