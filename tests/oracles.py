@@ -103,6 +103,40 @@ def full_margin(scores_NV, ids_N, targets_V, estimator, free_V=None):
     return -found.fun
 
 
+def least_change(scores_NV, ids_N, target_V, cost_V, estimator, power):
+    """min sum cost * (c - a)_+^power over attainable levels a, in sd above the base level, with all rows at once.
+
+    One linear program for power 1, SLSQP over the row weights for power 2.
+    """
+    base_V, sd_V = scores_NV.mean(axis=0), scores_NV.std(axis=0)
+    points_NV = deviations(scores_NV, ids_N) / sd_V if estimator == "centered" else (scores_NV - base_V) / sd_V
+    rows, values = points_NV.shape
+    simplices = prompts_of(ids_N) if estimator == "per_prompt" else [np.arange(rows)]
+    equations = np.array([np.isin(np.arange(rows), members) for members in simplices], dtype=float)
+    shares = equations.sum(axis=1) / rows
+    padding = np.zeros((len(simplices), values))
+    if power == 1:
+        found = linprog(
+            np.append(np.zeros(rows), cost_V),
+            A_ub=-np.hstack([points_NV.T, np.eye(values)]),
+            b_ub=-target_V,
+            A_eq=np.hstack([equations, padding]),
+            b_eq=shares,
+        )
+        return found.fun
+    found = minimize(
+        lambda w: cost_V @ np.maximum(target_V - w @ points_NV, 0) ** 2,
+        equations.T @ (shares / equations.sum(axis=1)),
+        jac=lambda w: -2 * points_NV @ (cost_V * np.maximum(target_V - w @ points_NV, 0)),
+        bounds=[(0, 1)] * rows,
+        constraints=[{"type": "eq", "fun": lambda w: equations @ w - shares, "jac": lambda w: equations}],
+        method="SLSQP",
+        options={"maxiter": 1000, "ftol": 1e-14},
+    )
+    assert found.success, found.message
+    return found.fun
+
+
 def random_scores(rng, prompts=40, samples=6, values=3, between=0.5):
     """Correlated Gaussian scores (N, V) with a share `between` of the variance between prompts, and ids (N,)."""
     mix = rng.normal(size=(values, values))

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 
 from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, choose_estimator
+from mapft.palette.feasibility import EXACT
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats, Partition
@@ -151,8 +152,7 @@ def feasible_region(
     ring: list[Floats] = []
     for start_2, end_2 in zip(compass, [*compass[1:], compass[0]], strict=True):
         ring += _refined(corner, start_2, end_2, tolerance)
-    distinct = [here for here, before in zip(ring, [ring[-1], *ring], strict=False) if (here != before).any()]
-    return np.array(distinct or ring[:1]) * problem.frame.scale_V[pair] + problem.frame.base_V[pair]
+    return np.array(_hull(ring)) * problem.frame.scale_V[pair] + problem.frame.base_V[pair]
 
 
 def _refined(corner: Callable[[Floats], Floats], start_2: Floats, end_2: Floats, tolerance: float) -> list[Floats]:
@@ -166,3 +166,21 @@ def _refined(corner: Callable[[Floats], Floats], start_2: Floats, end_2: Floats,
     if outwards_2 @ (found_2 - start_2) <= tolerance:
         return [start_2]
     return _refined(corner, start_2, found_2, tolerance) + _refined(corner, found_2, end_2, tolerance)
+
+
+def _hull(ring: list[Floats]) -> list[tuple[float, float]]:
+    """Corners of the convex hull, counter-clockwise; points on an edge are left out (Andrew's monotone chain)."""
+    points = sorted({(float(x), float(y)) for x, y in ring})
+    return points if len(points) < 3 else _lower_hull(points)[:-1] + _lower_hull(points[::-1])[:-1]
+
+
+def _lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    chain: list[tuple[float, float]] = []
+    for x, y in points:
+        while len(chain) > 1:
+            (x0, y0), (x1, y1) = chain[-2:]
+            if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > EXACT:
+                break
+            chain.pop()
+        chain.append((x, y))
+    return chain

@@ -5,6 +5,8 @@ import pytest
 
 from mapft.errors import UserError
 from mapft.palette import ESTIMATORS, Palette, RewardMatrix, Status, adjust, solve_dual
+from mapft.palette.nearest import _nearest_l1, _nearest_l2
+from mapft.palette.problem import Problem
 from tests import oracles
 
 
@@ -62,9 +64,82 @@ def test_a_constant_value_is_set_to_its_level_and_the_rest_adjusted():
     assert adjusted.binding == ("b",)
 
 
+def test_priority_by_hand():
+    """a first: its target .8 is kept, then b goes 99 % of the way from its level there to the edge a + b = 1."""
+    adjusted = adjust(triangle(), Palette({"a": 0.8, "b": 0.6}), "priority", estimator="pooled")
+    level_of_b = solve_dual(triangle(), Palette({"a": 0.8}), estimator="pooled").realized["b"]
+    assert adjusted.new.targets["a"] == 0.8
+    assert adjusted.new.targets["b"] == pytest.approx(level_of_b + 0.99 * (0.2 - level_of_b), abs=1e-8)
+    other_order = adjust(triangle(), Palette({"a": 0.8, "b": 0.6}), "priority", order=["b", "a"], estimator="pooled")
+    assert other_order.new.targets["b"] == 0.6
+    assert other_order.new.targets["a"] < 0.4
+
+
+def test_priority_caps_the_first_value_at_what_it_alone_can_reach():
+    adjusted = adjust(triangle(), Palette({"a": 5.0, "b": 0.3}), "priority", estimator="pooled")
+    assert adjusted.new.targets["a"] == pytest.approx(0.4 + 0.99 * 0.6, abs=1e-8)
+    assert adjusted.solution.status is Status.optimal
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_least_change_by_hand(norm):
+    """From (.9, .5) the edge a + b = 1 is .4 away along any path (L1); its nearest point (L2) is (.7, .3).
+
+    With b four times as dear, L1 takes all from a, and L2 gives .4 * 4/5 and .4 * 1/5. (Both values have one sd.)
+    """
+    palette = Palette({"a": 0.9, "b": 0.5})
+    dear = adjust(triangle(), palette, "least_change", norm=norm, weights={"b": 4.0}, estimator="pooled").new.targets
+    nearest = {"l1": (0.5, 0.5), "l2": (0.58, 0.42)}[norm]
+    for name, level in zip("ab", nearest, strict=True):
+        assert dear[name] == pytest.approx(0.4 + 0.99 * (level - 0.4), abs=1e-6)
+    if norm == "l2":
+        equal = adjust(triangle(), palette, "least_change", norm="l2", estimator="pooled").new.targets
+        assert equal["a"] == pytest.approx(0.4 + 0.99 * 0.3, abs=1e-6)
+        assert equal["b"] == pytest.approx(0.3, abs=1e-6)  # below the base level .4, so not drawn back
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_least_change_against_a_full_program(estimator, norm):
+    """The distance from the old to the nearest attainable palette, by one program over all rows (SLSQP for L2)."""
+    scores_NV, ids_N = oracles.random_scores(np.random.default_rng(3), prompts=12, samples=4, between=0.2)
+    problem = Problem(RewardMatrix(scores_NV, ["a", "b", "c"], ids_N), estimator)
+    target_V, cost_V = np.array([1.2, 1.5, 0.8]), np.array([1.0, 2.0, 0.5])
+    nearest_V = (_nearest_l1 if norm == "l1" else _nearest_l2)(problem.attainable, target_V, cost_V)
+    assert oracles.full_margin(
+        scores_NV, ids_N, nearest_V * scores_NV.std(axis=0) + scores_NV.mean(axis=0), estimator
+    ) == pytest.approx(0.0, abs=1e-7)
+    power = 1 if norm == "l1" else 2
+    found = cost_V @ (target_V - nearest_V) ** power
+    best = oracles.least_change(scores_NV, ids_N, target_V, cost_V, estimator, power)
+    assert found == pytest.approx(best, rel=1e-5)
+
+
+@pytest.mark.parametrize("how", ["interpolate", "priority", "least_change"])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_way_ends_attainable_with_enough_effective_samples_and_raises_nothing(how, estimator):
+    for seed in range(5):
+        scores_NV, ids_N = oracles.random_scores(np.random.default_rng(seed), prompts=30, samples=6, between=0.3)
+        matrix = RewardMatrix(scores_NV, ["a", "b", "c"], ids_N)
+        palette = Palette.from_sd(matrix, {"a": 1.5, "b": 1.0, "c": -0.3})
+        adjusted = adjust(matrix, palette, how, floor_ess=40, estimator=estimator)
+        assert adjusted.changed
+        assert adjusted.solution.status is Status.optimal
+        assert adjusted.solution.ess >= 40 * (1 - 1e-6)
+        assert all(adjusted.new.targets[name] <= palette.targets[name] + 1e-12 for name in palette.targets)
+        assert set(adjusted.binding) <= set(palette.targets)
+        assert adjusted.binding
+
+
 def test_mistakes_are_one_sentence():
     palette = Palette({"a": 0.6})
-    with pytest.raises(UserError, match="floor_ess is 300, but"):
-        adjust(triangle(), palette, floor_ess=300, estimator="pooled")
-    with pytest.raises(UserError, match="called 'guess'"):
-        adjust(triangle(), palette, how="guess", estimator="pooled")
+    for options, sentence in (
+        ({"floor_ess": 300}, "floor_ess is 300, but"),
+        ({"how": "guess"}, "called 'guess'"),
+        ({"how": "least_change", "norm": "l3"}, "norm 'l3'"),
+        ({"how": "priority", "order": ["a", "b"]}, r"order is \{a, b\}"),
+        ({"how": "least_change", "weights": {"b": 1.0}}, "must be positive numbers for values of the palette"),
+        ({"how": "least_change", "weights": {"a": 0.0}}, "must be positive numbers"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            adjust(triangle(), palette, estimator="pooled", **options)
