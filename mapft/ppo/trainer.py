@@ -168,28 +168,34 @@ class PPOTrainer(GRPOTrainer):
         with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             for rows in order.split(self.args.local_rollout_forward_batch_size):
                 part = take(batch, rows)
+                logp, _, hidden_ND = self._logp(model, part)
                 width = part["mask"].size(1)
-                with last_hidden_states(self.accelerator.unwrap_model(model), keep=features) as seen:
-                    logp = self._logp(model, part)[0]
-                logp_BT[rows, :width] = logp * part["mask"]
+                logp_BT[rows, :width] = logp
                 if features:
-                    hidden = seen[0][:, -width - 1 : -1]
                     if not features_BTD.numel():
-                        features_BTD = hidden.new_zeros(*mask_BT.shape, hidden.size(-1))
-                    features_BTD[rows, :width] = hidden
+                        features_BTD = hidden_ND.new_zeros(*mask_BT.shape, hidden_ND.size(-1))
+                    chosen = part["mask"].bool()
+                    features_BTD[rows[:, None].expand_as(chosen)[chosen], chosen.nonzero()[:, 1]] = hidden_ND
         return logp_BT, features_BTD
 
-    def _logp(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
-        """log-probabilities and entropies (B, T) of the response tokens, fp32, by TRL's fused LM head."""
+    def _logp(self, model: Any, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """log-probabilities and entropies (B, T) of the response tokens, fp32, and the N hidden states before them.
+
+        TRL's fused LM head sees those N states alone: no logits of prompt or padding, and never (B, T, V) logits.
+        """
         input_ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         attention_mask = torch.cat([batch["prompt_mask"], batch["mask"]], dim=1)
-        length = batch["mask"].size(1)
-        labels = input_ids.masked_fill(attention_mask == 0, -100)
-        labels[:, :-length] = -100
-        inputs = model_inputs(causal_model(self.accelerator.unwrap_model(model)), input_ids, attention_mask)
-        with self.accelerator.autocast():
-            outputs = model(**inputs, labels=labels, fused_lm_head=True)
-        return outputs.log_probs[:, -length:].float(), outputs.entropy[:, -length:]
+        causal = causal_model(self.accelerator.unwrap_model(model))
+        chosen = batch["mask"].bool()
+        with self.accelerator.autocast(), response_states(causal, chosen, batch["prompt_ids"].size(1)) as seen:
+            outputs = model(
+                **model_inputs(causal, input_ids, attention_mask),
+                shift_labels=batch["completion_ids"][chosen][None],
+                fused_lm_head=True,
+            )
+        zeros_BT = torch.zeros(chosen.shape, device=chosen.device)
+        logp_BT, entropy_BT = (zeros_BT.masked_scatter(chosen, x.float()) for x in (outputs.log_probs, outputs.entropy))
+        return logp_BT, entropy_BT, seen[0]
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -268,7 +274,7 @@ class PPOTrainer(GRPOTrainer):
         return plan
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
-        logp_BT, entropy_BT = self._logp(model, inputs)
+        logp_BT, entropy_BT, _ = self._logp(model, inputs)
         loss, sums = policy_loss(
             logp_BT,
             inputs["old_logp"],
@@ -362,15 +368,20 @@ def causal_model(model: Any) -> Any:
 
 
 @contextmanager
-def last_hidden_states(model: Any, *, keep: bool) -> Iterator[list[Tensor]]:
-    """Collects the backbone's last hidden states (b, P+T, D), the input of the LM head, of every forward inside."""
+def response_states(causal: Any, mask_BT: Tensor, prompt_width: int) -> Iterator[list[Tensor]]:
+    """Inside, the LM head gets one row (1, N, D): the states from which the N chosen response tokens were drawn.
+
+    The token at column P + t is drawn from the state at column P + t - 1. The list receives that row, detached, (N, D).
+    """
+    states = torch.nn.functional.pad(mask_BT, (prompt_width - 1, 1))
     seen: list[Tensor] = []
-    if not keep:
-        yield seen
-        return
-    handle = causal_model(model).base_model.register_forward_hook(
-        lambda module, args, output: seen.append(output.last_hidden_state)
-    )
+
+    def keep_states(module: Any, args: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[states][None]
+        seen.append(output.last_hidden_state[0].detach())
+        return output
+
+    handle = causal.base_model.register_forward_hook(keep_states)
     try:
         yield seen
     finally:
