@@ -1,0 +1,74 @@
+"""Truth: enumeration of the tabular world; the adapter's exact KL."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from mapft.config import DataConfig, ModelConfig, SamplingConfig
+from mapft.errors import UserError
+from mapft.sampling.generate import draw, tokenize
+from mapft.sampling.models import load_policy
+from tests.ppo import tabular
+
+DATA = DataConfig(path="unused.jsonl")
+SAMPLING = SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=512)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tabular")
+    tabular.model().save_pretrained(folder)
+    tabular.tokenizer().save_pretrained(folder)
+    policy, tokenizer = load_policy(ModelConfig(path=str(folder)))
+    return policy, tokenizer, tokenize(tabular.PROMPTS, tokenizer, DATA)
+
+
+def test_samples_follow_p0_whatever_the_models_own_defaults(world):
+    """Length and EOS frequencies of 16000 samples within 4 standard errors of the enumerated ones."""
+    policy, tokenizer, prompts = world
+    table = draw(policy, tokenizer, prompts, SAMPLING, 2000, seed=0)
+    assert table.groupby("prompt_id").size().tolist() == [2000] * 8
+    p0 = np.exp(tabular.log_probs(tabular.model())).mean(axis=0)
+    length = np.array([len(ids) for ids in tabular.responses()])
+    finished = np.array([ids[-1] == tabular.EOS for ids in tabular.responses()])
+    for column, truth in (("tokens", length), ("finished", finished)):
+        mean = (p0 * truth).sum()
+        error = np.sqrt((p0 * truth**2).sum() - mean**2) / np.sqrt(16000)
+        assert abs(table[column].mean() - mean) < 4 * error
+
+
+def test_same_seed_same_draws_and_another_seed_others(world):
+    policy, tokenizer, prompts = world
+    first, again, other = (draw(policy, tokenizer, prompts, SAMPLING, 16, seed=s) for s in (0, 0, 1))
+    assert first.equals(again)
+    assert not first["response"].equals(other["response"])
+
+
+def test_measured_kl_is_unbiased(world):
+    policy, tokenizer, prompts = world
+    torch.manual_seed(0)
+    adapted = get_peft_model(policy, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    log_p = tabular.log_probs(adapted.eval())
+    with adapted.disable_adapter():
+        exact = tabular.kl(log_p, tabular.log_probs(adapted))
+    table = draw(adapted, tokenizer, prompts, SAMPLING, 1000, seed=3, measure_kl=True)
+    error = table["kl"].std() / np.sqrt(len(table))
+    assert exact > 10 * error
+    assert abs(table["kl"].mean() - exact) < 4 * error
+    adapted.unload()
+
+
+def test_prompts_that_are_too_long_are_refused(world):
+    with pytest.raises(UserError, match="A prompt of 4 tokens is longer than data.max_prompt_tokens=3"):
+        tokenize(tabular.PROMPTS, world[1], DataConfig(path="unused.jsonl", max_prompt_tokens=3))
+
+
+def test_missing_model_folder_is_one_sentence():
+    with pytest.raises(UserError, match="model.path=/no/such/model does not exist"):
+        load_policy(ModelConfig(path="/no/such/model"))
+
+
+def test_folder_without_a_model_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="holds no causal language model that loads"):
+        load_policy(ModelConfig(path=str(tmp_path)))

@@ -1,0 +1,70 @@
+"""Truth: the file's own lines, and the split's promise that a prompt's side depends on its text alone."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from mapft.config import DataConfig
+from mapft.errors import UserError
+from mapft.sampling.prompts import load_prompts, split, text_of
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return DataConfig(path=str(path))
+
+
+def test_every_format_gives_the_same_prompts_without_duplicates(tmp_path):
+    texts = ["one", "two", "one", "three"]
+    write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts])
+    pd.DataFrame({"prompt": texts}).to_csv(tmp_path / "p.csv")
+    pd.DataFrame({"prompt": texts}).to_parquet(tmp_path / "p.parquet")
+    for name in ("p.jsonl", "p.csv", "p.parquet"):
+        assert load_prompts(DataConfig(path=str(tmp_path / name))) == ["one", "two", "three"]
+
+
+def test_messages_are_kept_and_read_by_their_contents(tmp_path):
+    chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
+    prompts = load_prompts(write(tmp_path / "p.jsonl", [{"prompt": chat}, {"prompt": "text"}]))
+    assert prompts == [chat, "text"]
+    assert text_of(chat) == "Be kind.\nHello?"
+
+
+def test_the_side_of_a_prompt_depends_on_its_text_alone():
+    prompts = [f"prompt {i}" for i in range(2000)]
+    training, held_out = split(prompts, 0.25)
+    assert set(training) | set(held_out) == set(prompts)
+    assert not set(training) & set(held_out)
+    assert 400 < len(held_out) < 600
+    some_training, some_held_out = split(prompts[::-3], 0.25)
+    assert set(some_training) <= set(training)
+    assert set(some_held_out) <= set(held_out)
+    assert min(map(len, split(["a", "b"], 0.01))) == min(map(len, split(["a", "b"], 0.99))) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "0 distinct prompts"),
+        ('{"prompt": "only"}\n', "1 distinct prompts"),
+        ('{"prompt": "a"}\n{"text": "b"}\n', "Row 2 .* has no column 'prompt'"),
+        ('{"prompt": "a"}\n{"prompt": 3}\n', "row 2 .* is 3"),
+        ('{"prompt": "a"}\n{"prompt": "  "}\n', "not empty"),
+        ('{"prompt": "a"}\nnonsense\n', "Line 2 .* is not JSON"),
+        ("[1, 2]\n", "Line 1 .* is a list"),
+    ],
+)
+def test_wrong_rows_are_one_sentence(tmp_path, content, words):
+    path = tmp_path / "p.jsonl"
+    path.write_text(content, "utf-8")
+    with pytest.raises(UserError, match=words):
+        load_prompts(DataConfig(path=str(path)))
+
+
+def test_missing_file_and_unknown_ending(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_prompts(DataConfig(path=str(tmp_path / "none.jsonl")))
+    (tmp_path / "p.txt").write_text("hello")
+    with pytest.raises(UserError, match=r"ends in '.txt'"):
+        load_prompts(DataConfig(path=str(tmp_path / "p.txt")))
