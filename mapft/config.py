@@ -212,7 +212,7 @@ class Config:
     model: ModelConfig
     adapter: AdapterConfig
     data: DataConfig
-    rewards: dict[str, Any]
+    rewards: dict[str, Any] = field(default_factory=dict)
     palette: PaletteConfig
     sampling: SamplingConfig
     dual: DualConfig

@@ -1,0 +1,168 @@
+"""The command line as a user meets it. Truth: exit codes, one sentence on stderr, and what is on disk."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mapft.cli import main
+from tests import worlds
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return worlds.build(tmp_path_factory.mktemp("world"))
+
+
+def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowels=0.6") -> list[str]:
+    """Overrides for a model, prompts and rewards that are not the playground's."""
+    return [
+        "experiment=own",
+        f"model.path={world['model']}",
+        f"data.path={world['prompts']}",
+        "data.column=question",
+        "rewards=[]",
+        "+rewards.vowels.kind=function",
+        "+rewards.vowels.target=tests.worlds:vowels",
+        "+rewards.judge.kind=classifier",
+        f"+rewards.judge.path={world['judge']}",
+        "palette=custom",
+        palette,
+        f"output={output}",
+        "sampling.max_new_tokens=8",
+        *more,
+    ]
+
+
+SMALL = [
+    "trainer.total_episodes=128",
+    "trainer.per_device_train_batch_size=16",
+    "trainer.num_mini_batches=2",
+    "evaluation.samples_per_prompt=4",
+]
+
+
+def test_help_and_import_do_not_load_torch():
+    code = "import sys, mapft, mapft.cli; mapft.cli.main(['--help']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: mapft COMMAND" in done.stdout
+
+
+def test_settings_compose_without_torch():
+    code = "import sys, mapft.cli; mapft.cli.main(['run', '--cfg', 'job']); sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "quantiles:" in done.stdout
+
+
+def test_the_main_job_on_a_model_prompts_and_rewards_of_the_users_own(world, tmp_path, capfd):
+    """GPT-2, its own tokenizer, English questions, a Python function and a BERT judge: nothing of the playground."""
+    arguments = ["run", *own(world, tmp_path, *SMALL)]
+    assert main(arguments) == 0
+    printed = capfd.readouterr().out
+    assert "Promised and realized" in printed
+    [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("run-custom-")]
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert summary["values"]["judge"]["target"] is None
+    assert summary["values"]["judge"]["lam"] == 0
+    vowels = summary["values"]["vowels"]
+    assert vowels["lam"] > 0
+    assert vowels["realized"]["low"] < vowels["realized"]["mean"] < vowels["realized"]["high"]
+    assert vowels["gap_sd"] == pytest.approx((vowels["realized"]["mean"] - vowels["target"]) / vowels["sd"])
+    for artifact in ("config.json", "samples.parquet", "scores.parquet", "solution.json", "report.md", "logs.jsonl"):
+        assert (folder / artifact).stat().st_size > 0
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert capfd.readouterr().out.count("Promised and realized") == 1
+
+
+def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):
+    """Another palette reuses samples and scores; another seed does not."""
+    assert main(["sample", *own(world, tmp_path)]) == 0
+    assert main(["solve", *own(world, tmp_path)]) == 0
+    assert main(["solve", *own(world, tmp_path, "palette.quantiles.vowels=0.7")]) == 0
+    assert "The palette is attainable" in capfd.readouterr().out
+    assert sorted(p.name.split("-")[0] for p in (tmp_path / "store").iterdir()) == ["samples", "scores"]
+    assert main(["sample", *own(world, tmp_path, "seed=1")]) == 0
+    assert len(list((tmp_path / "store").iterdir())) == 3
+
+
+def test_unattainable_palette_stops_before_training_and_names_the_nearest(world, tmp_path, capfd):
+    overrides = own(world, tmp_path, palette="+palette.absolute.vowels=5.0")
+    assert main(["run", *overrides]) == 2
+    said = capfd.readouterr().err
+    assert "No re-weighting of the base samples" in said
+    assert "Margin -" in said
+    assert "nearest attainable palette: vowels 5 ->" in said
+    assert not list(tmp_path.rglob("adapter"))
+    assert not list(tmp_path.rglob("checkpoints"))
+    assert main(["solve", *overrides, "dual.if_unattainable=nearest"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (
+            ["palette.quantile.vowels=0.5"],
+            "There is no setting palette.quantile; the settings here are name, quantiles",
+        ),
+        (["trainer.learning_rat=1"], "There is no setting trainer.learning_rat"),
+        (["trainer.learning_rate=fast"], "Value 'fast' of type 'str' could not be converted to Float"),
+        (["sampling.temperature=0"], "sampling.temperature=0.0 is out of range; it must be above 0."),
+        (
+            ["+palette.quantiles.humour=0.6"],
+            "asks for humour, which no reward scores (rewards: vowels, judge; palette:",
+        ),
+        (["palette=hhh_99"], "hhh_99"),
+        (["dual.estimator=best"], "best"),
+        (["model.path=/no/such/model"], "model.path=/no/such/model does not exist"),
+        (["data.path=/no/such/prompts.jsonl"], "data.path=/no/such/prompts.jsonl does not exist"),
+        (["data.column=text"], "has no column 'text' (it has question)"),
+        (["rewards.vowels.target=tests.worlds:broken"], "'vowels' is nan for response 2"),
+        (["rewards.judge.path=/no/judge"], "rewards.judge.path=/no/judge does not exist"),
+        (["palette.quantiles.vowels=60"], "quantile 60.0 of value 'vowels' is outside [0, 1]"),
+        (["data.path=EMPTY"], "0 distinct prompts"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence_and_nothing_is_written_over(world, tmp_path, capfd, more, words):
+    (tmp_path / "empty.jsonl").touch()
+    more = [word.replace("EMPTY", str(tmp_path / "empty.jsonl")) for word in more]
+    assert main(["run", *own(world, tmp_path, *more)]) == 2
+    said = capfd.readouterr().err
+    assert words in said
+    assert "Traceback" not in said
+    assert len([line for line in said.splitlines() if line.startswith("mapft:")]) == 1
+    assert not list(tmp_path.rglob("adapter"))
+
+
+def test_a_folder_of_another_run_is_refused(world, tmp_path, capfd):
+    folder = f"run_dir={tmp_path / 'mine'}"
+    assert main(["sample", *own(world, tmp_path, folder)]) == 0
+    before = (tmp_path / "mine" / "config.json").read_bytes()
+    assert main(["sample", *own(world, tmp_path, folder, "seed=5")]) == 2
+    assert "holds a run with other settings" in capfd.readouterr().err
+    assert (tmp_path / "mine" / "config.json").read_bytes() == before
+
+
+def test_unknown_command(capfd):
+    assert main(["slove"]) == 2
+    assert "use one of run, sample, score, solve, train, evaluate" in capfd.readouterr().err
+
+
+def test_two_processes_share_one_run_folder(world, tmp_path):
+    """accelerate launch -m mapft.train with two CPU processes: one folder, one set of artifacts."""
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m", "mapft.train"]
+    done = subprocess.run(
+        [sys.executable, *command, *own(world, tmp_path, *SMALL)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Promised and realized") == 1
+    [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("run-custom-")]
+    steps = [json.loads(line)["step"] for line in (folder / "logs.jsonl").read_text().splitlines()]
+    # 128 episodes / (16 per step and process * 2 mini-batches * 2 processes) = 2 iterations of 8 steps
+    assert max(steps) == 16
