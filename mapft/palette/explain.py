@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mapft.palette.adjust import Adjustment
+from mapft.palette.adjust import DEFAULT_FLOOR, Adjustment
 from mapft.palette.analysis import Analysis, analyse
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.solution import DualSolution, Status
@@ -16,8 +16,6 @@ from mapft.palette.uncertainty import Interval, Uncertainty
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-FEW_ROWS = 30.0  # effective samples below which the text warns
 
 
 def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty | None = None) -> str:
@@ -30,7 +28,7 @@ def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertain
     lines += [_value(matrix, solution, analysis, name, uncertainty) for name in solution.targets]
     lines += _exchanges(analysis)
     lines += _side_effects(matrix, solution, analysis)
-    if solution.ess < FEW_ROWS:
+    if solution.ess < DEFAULT_FLOOR:
         lines.append(
             f"Caution: lambda rests on {solution.ess:.1f} effective samples; lower a target with adjust() or draw more."
         )

@@ -96,7 +96,7 @@ def _nearest_l2(attainable: Attainable, target_V: Floats, cost_V: Floats) -> Flo
         level_C = shares_n @ points_nC
         direction_V = np.zeros(len(target_V))
         direction_V[held] = np.maximum(target_C - level_C, 0.0) * cost_V[held]
-        if not attainable.look(direction_V, beyond=float(direction_V[held] @ level_C)):
+        if not attainable.look(direction_V, beyond=float((attainable.points_nV @ direction_V).max())):
             nearest_V = target_V.copy()
             nearest_V[held] = np.minimum(target_C, level_C)
             return nearest_V

@@ -81,6 +81,14 @@ def test_priority_caps_the_first_value_at_what_it_alone_can_reach():
     assert adjusted.solution.status is Status.optimal
 
 
+def test_priority_when_the_levels_met_so_far_lie_outside_the_points_of_earlier_programs():
+    scores_NV, ids_N = oracles.random_scores(np.random.default_rng(29), prompts=15, samples=4, values=5, between=0.2)
+    matrix = RewardMatrix(scores_NV, list("abcde"), ids_N)
+    palette = Palette.from_sd(matrix, dict.fromkeys("abcde", 0.8))
+    adjusted = adjust(matrix, palette, "priority", floor_ess=5, estimator="per_prompt")
+    assert adjusted.solution.status is Status.optimal
+
+
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 def test_least_change_by_hand(norm):
     """From (.9, .5) the edge a + b = 1 is .4 away along any path (L1); its nearest point (L2) is (.7, .3).

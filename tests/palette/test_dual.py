@@ -11,6 +11,7 @@ from scipy.stats import norm
 
 from mapft.errors import UserError
 from mapft.palette import ESTIMATORS, DualSolution, Palette, RewardMatrix, Status, solve_dual, solve_many
+from mapft.palette.problem import Problem
 from tests import oracles
 
 
@@ -138,6 +139,27 @@ def test_warm_starts_and_batches_change_nothing():
         np.testing.assert_allclose(list(one.lam.values()), list(other.lam.values()), atol=1e-9)
     warm = solve_dual(matrix, palettes[0], start=alone[0].lam)
     assert warm.steps < alone[0].steps
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_useless_start_does_no_harm(estimator):
+    scores_NV, ids_N = oracles.random_scores(np.random.default_rng(8))
+    matrix = RewardMatrix(scores_NV, ["a", "b", "c"], ids_N)
+    palette = Palette.from_sd(matrix, {"a": 0.3, "b": 0.2})
+    cold = solve_dual(matrix, palette, estimator=estimator)
+    far = solve_dual(matrix, palette, estimator=estimator, start={"a": 1e9, "b": 0.0, "c": 5.0})
+    assert far == cold
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_newton_soon_sees_that_there_is_no_maximum(estimator):
+    """g(lam) above log N, the largest KL that N rows allow, proves that the target is out of reach."""
+    scores_NV, ids_N = oracles.random_scores(np.random.default_rng(9))
+    problem = Problem(RewardMatrix(scores_NV, ["a", "b", "c"], ids_N), estimator)
+    ascent = problem.ascend(np.array([4.0, 4.0, 4.0]))
+    assert ascent.kkt_residual > 1e-9
+    assert ascent.dual > np.log(len(ids_N))
+    assert ascent.steps < 20
 
 
 def test_importing_the_palette_imports_nothing_heavy():

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mapft.palette import ESTIMATORS, Palette, RewardMatrix, Status, solve_dual
+from mapft.palette import ESTIMATORS, Certificate, Palette, RewardMatrix, Status, solve_dual
 from tests import oracles
 
 
@@ -46,7 +46,13 @@ def test_a_false_certificate_does_not_verify():
     richer = RewardMatrix([[0.0, 1.0], [1.0, 0.0], [0.9, 0.9]], ["a", "b"], [0, 0, 0])
     assert proof.verify(matrix)
     assert not proof.verify(richer)
-    proof["a"] = -1.0
+
+
+def test_negative_weights_prove_nothing():
+    """-1 * (-1) = 1 exceeds every -r, yet c = -1 is kept by any policy."""
+    matrix = RewardMatrix([[0.0], [1.0]], ["a"], [0, 0])
+    proof = Certificate({"a": -1.0}, {"a": -1.0}, "pooled")
+    assert proof.excess(matrix) == pytest.approx(1.0)
     assert not proof.verify(matrix)
 
 
@@ -75,11 +81,12 @@ def test_constant_values(estimator, level):
         np.column_stack([rng.normal(size=20), np.full(20, level)]), ["a", "b"], np.repeat(range(5), 4)
     )
     step = 0.1 * abs(level)
-    alone = solve_dual(matrix, Palette({"a": 0.2}), estimator=estimator)
+    without = RewardMatrix(matrix.scores[:, :1], ["a"], matrix.prompt_ids)
+    alone = solve_dual(without, Palette({"a": 0.2}), estimator=estimator)
     for target in (level - step, level):
         solution = solve_dual(matrix, Palette({"a": 0.2, "b": target}), estimator=estimator)
         assert solution.status is Status.optimal
-        assert solution.lam == pytest.approx(alone.lam)
+        assert solution.lam["a"] == pytest.approx(alone.lam["a"])
         assert solution.lam["b"] == 0.0
         assert solution.realized["b"] == level
         assert solution.margin == pytest.approx(alone.margin)
