@@ -6,7 +6,8 @@ support function h(q) = max_{a in A} q.a, one matrix-vector product. Every progr
 HiGHS solves it over the few points of A found so far, and its prices name the direction in which to look for a better
 one. This is exact, and needs neither N columns nor P simplices in one program.
 
-Legend: V values, n points of A, U extra unknowns of a program. Levels and targets are in sd above the base level.
+Legend: V values, R of them with a floor; n points of A; U extra unknowns of a program, X = n + U unknowns in all.
+Levels and targets are in sd above the base level.
 """
 
 from __future__ import annotations
@@ -63,32 +64,19 @@ class Attainable:
         is at most EXACT.
         """
         held_V = np.isfinite(floor_V)
-        extras = len(extra_gain_U)
-        extra_RU = np.zeros((held_V.sum(), 0)) if extra_VU is None else extra_VU[held_V]
+        if extra_VU is None:
+            extra_VU = np.zeros((len(floor_V), 0))
         while True:
-            points_nV = self.points_nV
-            found = linprog(
-                -np.concatenate([points_nV @ gain_V, extra_gain_U]),
-                A_ub=-np.hstack([points_nV[:, held_V].T, extra_RU]),
-                b_ub=-floor_V[held_V],
-                A_eq=np.concatenate([np.ones(len(points_nV)), np.zeros(extras)])[None],
-                b_eq=[1.0],
-                bounds=[(0.0, np.inf)] * len(points_nV) + [(lowest, highest)] * extras,
-                method="highs-ds",
-                options={
-                    "presolve": False,
-                    "primal_feasibility_tolerance": EXACT,
-                    "dual_feasibility_tolerance": EXACT,
-                },
-            )
-            if found.x is None or found.fun is None:
-                raise ArithmeticError(f"the program over {len(points_nV)} attainable levels failed: {found.message}")
+            points_nV, bounds = self.points_nV, [(lowest, highest)] * len(extra_gain_U)
+            objective_X = np.concatenate([points_nV @ gain_V, extra_gain_U])
+            levels_RX = np.hstack([points_nV[:, held_V].T, extra_VU[held_V]])
+            value, found_X, prices_R = _over_points(objective_X, levels_RX, floor_V[held_V], bounds)
             prices_V = np.zeros(len(floor_V))
-            prices_V[held_V] = np.maximum(-found.ineqlin.marginals, 0.0)
+            prices_V[held_V] = prices_R
             direction_V = gain_V + prices_V
             if not self.look(direction_V, beyond=float((points_nV @ direction_V).max())):
-                shares_n, extra_U = np.split(found.x, [len(points_nV)])
-                return Optimum(-found.fun, shares_n @ points_nV, extra_U, prices_V)
+                shares_n, extra_U = np.split(found_X, [len(points_nV)])
+                return Optimum(value, shares_n @ points_nV, extra_U, prices_V)
 
     def include(self, level_V: Floats) -> None:
         """Add a level that is known to be attainable, such as the solution of the last program's dual."""
@@ -101,6 +89,26 @@ class Attainable:
             return False
         self.points_nV = np.vstack([self.points_nV, found_nV])
         return True
+
+
+def _over_points(
+    objective_X: Floats, levels_RX: Floats, floor_R: Floats, bounds: list[tuple[float, float]]
+) -> tuple[float, Floats, Floats]:
+    """max objective.x over x = (shares of the points, extra unknowns), levels x >= floor: value, x, prices >= 0."""
+    count = len(objective_X) - len(bounds)
+    found = linprog(
+        -objective_X,
+        A_ub=-levels_RX,
+        b_ub=-floor_R,
+        A_eq=np.concatenate([np.ones(count), np.zeros(len(bounds))])[None],
+        b_eq=[1.0],
+        bounds=[(0.0, np.inf)] * count + bounds,
+        method="highs-ds",
+        options={"presolve": False, "primal_feasibility_tolerance": EXACT, "dual_feasibility_tolerance": EXACT},
+    )
+    if found.x is None or found.fun is None:
+        raise ArithmeticError(f"the program over {count} attainable levels failed: {found.message}")
+    return -found.fun, found.x, np.maximum(-found.ineqlin.marginals, 0.0)
 
 
 def margin(attainable: Attainable, target_V: Floats) -> tuple[float, Floats]:
