@@ -168,7 +168,9 @@ class TrainerConfig:
     gae_lambda: float = 1.0
     cliprange: float = 0.2
     cliprange_value: float = 0.2
-    critic_learning_rate: float = 1e-3
+    critic_learning_rate: float = 3e-3
+    critic_epochs: int = 4
+    critic_minibatch: int = 64
     critic_width: int = 256
     local_rollout_forward_batch_size: int = 64
     gradient_checkpointing: bool = False

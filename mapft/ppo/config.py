@@ -57,8 +57,10 @@ class PPOConfig(GRPOConfig):
     local_rollout_forward_batch_size: int = field(
         default=64, metadata={"help": "Responses per forward pass without gradients (log-probs, features)."}
     )
-    critic_width: int = field(default=256, metadata={"help": "Hidden units of the critic's head."})
-    critic_learning_rate: float = field(default=1e-3, metadata={"help": "AdamW's step for the critic, constant."})
+    critic_width: int = field(default=256, metadata={"help": "Hidden units of the critic's heads."})
+    critic_learning_rate: float = field(default=3e-3, metadata={"help": "AdamW's step for the critic, constant."})
+    critic_epochs: int = field(default=4, metadata={"help": "The critic's passes over every rollout; they are cheap."})
+    critic_minibatch: int = field(default=64, metadata={"help": "Responses per step of the critic and process."})
     num_generations: int = field(default=1, metadata={"help": "Responses per prompt in one iteration."})
     num_generations_eval: int = field(default=1, metadata={"help": "Responses per prompt in evaluation."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 1 is exact."})

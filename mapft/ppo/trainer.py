@@ -124,7 +124,7 @@ class PPOTrainer(GRPOTrainer):
         kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
         with torch.no_grad():
-            values_BT = self.critic(features_BTD) * mask_BT
+            values_BT = self.critic(features_BTD, mask_BT)
         batch["advantages"], returns_BT = advantages_and_returns(
             rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
         )
@@ -233,14 +233,14 @@ class PPOTrainer(GRPOTrainer):
         return (rewards_NF * self.reward_weights.to(rewards_NF.device)).sum(dim=1)[start : start + local]
 
     def _fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
-        chosen = mask_BT.bool()
         generator = torch.Generator().manual_seed(self._stream("critic"))
         fitted = self.critic.fit(
-            features_BTD[chosen],
-            returns_BT[chosen],
+            features_BTD,
+            returns_BT,
+            mask_BT,
             self._sum_over_processes(masked_moments(returns_BT, mask_BT)),
-            epochs=self.args.num_ppo_epochs,
-            minibatches=max(self.args.num_mini_batches, 4),
+            epochs=self.args.critic_epochs,
+            minibatch=self.args.critic_minibatch,
             cliprange=self.args.cliprange_value,
             generator=generator,
             reduce_mean=lambda grad: self.accelerator.reduce(grad, reduction="mean"),

@@ -55,7 +55,9 @@ def model(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
     else:
         config = OPTConfig(**special, **shape, **untied, ffn_dim=128, word_embed_proj_dim=64, init_std=0.15)
     causal = AutoModelForCausalLM.from_config(config)
-    causal.generation_config.update(do_sample=True, top_k=2, temperature=0.5, repetition_penalty=1.5, suppress_tokens=[2])
+    causal.generation_config.update(
+        do_sample=True, top_k=2, temperature=0.5, repetition_penalty=1.5, suppress_tokens=[2]
+    )
     return causal.eval()
 
 
