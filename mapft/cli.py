@@ -21,7 +21,7 @@ COMMANDS = {
 
 USAGE = """mapft {version}: fine-tune a language model to the level you ask of each human value.
 
-usage: mapft COMMAND [overrides...] [--debug]
+usage: mapft COMMAND [overrides...] [--debug] [--json]
 
 {commands}
 
@@ -31,7 +31,8 @@ Every command does what is missing before it and keeps what is there. Overrides 
     mapft run model.path=/my/model data.path=prompts.jsonl rewards=[humor,helpful] palette=humor_80
     mapft run --cfg job                                 show the settings and stop
     mapft run --help                                    the groups to choose from
---debug shows the traceback behind an error. Exit code: 0 done, 2 your input, 1 our fault."""
+--debug shows the traceback behind an error; --json makes `mapft solve` print for a machine.
+Exit code: 0 done, 2 your input, 1 our fault."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
-        _run_hydra(COMMANDS[command][0], [word for word in overrides if word != "--debug"])
+        settings = [word for word in overrides if word not in ("--debug", "--json")]
+        _run_hydra(COMMANDS[command][0], settings, as_json="--json" in overrides)
     except KeyboardInterrupt:
         print("Stopped; the same command continues where it was.", file=sys.stderr)
         return 130
@@ -89,7 +91,7 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _run_hydra(stage: str, overrides: list[str]) -> None:
+def _run_hydra(stage: str, overrides: list[str], as_json: bool) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
@@ -108,7 +110,7 @@ def _run_hydra(stage: str, overrides: list[str]) -> None:
             assert isinstance(config, Config)
             from mapft.stages import execute
 
-            execute(config, stage)
+            execute(config, stage, as_json)
         except Exception as error:
             failures.append(error)
 

@@ -7,6 +7,7 @@ the store beside the run folders too, so that runs which differ in the palette s
 """
 
 import dataclasses
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -185,11 +186,19 @@ class Run:
             time.sleep(0.2)
         self.train()
 
-    def show(self, made: Any) -> None:
-        """One line on the artifact of a stage that was called alone."""
+    def show(self, made: Any, as_json: bool) -> None:
+        """The artifact of a stage that was called alone, for a reader or (solutions) as JSON for a machine."""
         if isinstance(made, DualSolution):
-            lam = ", ".join(f"{name} {number:.4g}" for name, number in made.lam.items())
-            self.console.print(f"{made.status.sentence} lambda: {lam}; KL {made.kl:.3f} nats.", soft_wrap=True)
+            from mapft.palette import analyse, bootstrap, explain, table
+
+            matrix = self.score()
+            if as_json:
+                print(json.dumps(made.to_dict() | {"analysis": analyse(matrix, made).to_dict()}, indent=2))
+                return
+            with self.console.status("resampling the prompts for intervals"):
+                uncertainty = bootstrap(matrix, made)
+            self.console.print(table(matrix, made, uncertainty))
+            self.console.print(explain(matrix, made, uncertainty), soft_wrap=True)
         else:
             self.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
 
@@ -308,10 +317,11 @@ def _file_state(path: str) -> list[list[Any]]:
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
 
 
-def execute(config: Config, stage: str) -> None:
+def execute(config: Config, stage: str, as_json: bool = False) -> None:
     """Run the job up to and including `stage`; what is already there is kept."""
     run = Run(config)
     run.open()
+    run.console.quiet = run.console.quiet or as_json
     run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
     if not run.main:
         if stage in ("train", "evaluate"):
@@ -321,4 +331,4 @@ def execute(config: Config, stage: str) -> None:
 
         print_closing(run.evaluate(), run.console)
     else:
-        run.show(getattr(run, stage)())
+        run.show(getattr(run, stage)(), as_json)
