@@ -162,12 +162,13 @@ class TrainerConfig:
     num_generations: int = 1
     learning_rate: float = 1e-4
     lr_scheduler_type: str = "linear"
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     kl_coef: float = 1.0
     gamma: float = 1.0
     gae_lambda: float = 1.0
     cliprange: float = 0.2
-    cliprange_value: float = 0.2
+    cliprange_value: float = 1.0
     critic_learning_rate: float = 3e-3
     critic_epochs: int = 4
     critic_minibatch: int = 64

@@ -43,7 +43,7 @@ class PPOConfig(GRPOConfig):
     )
     cliprange: float = field(default=0.2, metadata={"help": "Clip of the probability ratio, rho in 1 +- cliprange."})
     cliprange_value: float = field(
-        default=0.2, metadata={"help": "Clip of a value's move in one iteration, in sd of the return; inf is off."}
+        default=1.0, metadata={"help": "Clip of a value's move in one iteration, in sd of the return; inf is off."}
     )
     whiten_advantages: bool = field(
         default=True, metadata={"help": "Standardise advantages by one mean and sd over all tokens of all processes."}
