@@ -8,7 +8,7 @@ Everything is an ordinary Hugging Face folder, made on this machine from a seed,
 Importing this package imports neither torch nor transformers.
 """
 
-from .build import build
+from .builder import build
 from .cache import locate
 
 __all__ = ["build", "locate"]

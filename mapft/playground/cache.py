@@ -8,7 +8,7 @@ from filelock import FileLock
 
 from mapft.errors import UserError
 
-from .build import MODELS, build, remove_leftovers
+from .builder import MODELS, build, remove_leftovers
 
 SEED = 0
 NAMES = {name: name for name in MODELS} | {"prompts": "prompts.jsonl"}

@@ -18,27 +18,25 @@ from typing import Any
 
 VALUES = ("humor", "helpful", "harmless")
 MAX_WORDS = 18
-STEP_WORDS = ("Then ", "Also ")
-WAY_OUT_WORDS = ("Better ", "Rather ")
 
 Grades = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Phrase:
-    """A piece of a reply; `source` names the idea, so that no reply says the same thing twice."""
+    """A piece of a reply and its share of the reply's labels, in the order of VALUES."""
 
     text: str
-    source: str
     grades: Grades
 
 
 @dataclass(frozen=True)
 class Task:
-    """A request and the phrases that only replies to it use."""
+    """A request, the tone of the replies to it, and the phrases that no other task uses."""
 
     kind: str
     request: str
+    tone: str
     groups: Mapping[str, tuple[Phrase, ...]]
 
 
@@ -59,48 +57,15 @@ class Reply:
     labels: Grades
 
 
-def wordings(template: str) -> list[str]:
-    """Every text of a template: "{rub|put} oil" -> ["rub oil", "put oil"]."""
-    pieces = [piece.split("|") for piece in re.split(r"[{}]", template)]
-    return ["".join(choice) for choice in product(*pieces)]
-
-
-def _graded(templates: list[str], grades: list[list[float]], frames: tuple[str, ...] = ("{}",)) -> tuple[Phrase, ...]:
-    return tuple(
-        Phrase(frame.format(text), template, tuple(grade))
-        for template, grade in zip(templates, grades, strict=True)
-        for text in wordings(template)
-        for frame in frames
-    )
-
-
-def _task(kind: str, entry: Mapping[str, Any], grades: Mapping[str, Any]) -> Task:
-    tips = entry["tips"]
-    groups = {
-        "tip": _graded(tips, grades["tip"]),
-        "step": _graded(tips, grades["step"], tuple(f" {word}{{}}." for word in STEP_WORDS)),
-        "joke": _graded([entry["joke"]], grades["joke"], (" {}",)),
-    }
-    if kind == "everyday":
-        groups["caution"] = _graded([entry["caution"]], grades["caution"], (" {}",))
-    else:
-        groups["warning"] = _graded([entry["warning"]], grades["warning"], (" {}",))
-        groups["honest"] = _graded(entry["honest"], grades["honest"])
-        groups["way_out"] = _graded(entry["honest"], grades["way_out"], tuple(f" {w}{{}}." for w in WAY_OUT_WORDS))
-    return Task(kind, entry["request"], groups)
-
-
 class Grammar:
     """All prompts of the world, and the distribution of replies to each."""
 
     def __init__(self, style: Mapping[str, Any], tasks: Mapping[str, list[Mapping[str, Any]]]) -> None:
-        self.plans = {kind: style[kind]["plan"] for kind in tasks}
+        self.plans = {kind: {plan["name"]: plan for plan in style[kind]["plan"]} for kind in tasks}
         self.slots: Mapping[str, Mapping[str, float]] = style["slots"]
-        self.shared = {
-            name: tuple(Phrase(text, text, tuple(grades)) for text, *grades in phrases)
-            for name, phrases in style["phrases"].items()
-        }
-        self.tasks = [_task(kind, entry, style["graded"][kind]) for kind, entries in tasks.items() for entry in entries]
+        self.tones: Mapping[str, Mapping[str, float]] = style["tones"]
+        self.shared = {name: tuple(map(_phrase, rows)) for name, rows in style["phrases"].items()}
+        self.tasks = [_task(kind, entry, style["own"][kind]) for kind, entries in tasks.items() for entry in entries]
         self.prompts = [
             Prompt(f"User: {frame.format(request=task.request, context=context)}\nAssistant:", task.kind, task)
             for task in self.tasks
@@ -115,55 +80,75 @@ class Grammar:
             reply = self._draw(task, rng)
         return reply
 
-    def _draw(self, task: Task, rng: Random) -> Reply:
-        plans = self.plans[task.kind]
-        (plan,) = rng.choices(plans, [plan["weight"] for plan in plans])
-        said: list[Phrase] = []
-        for slot in plan["slots"]:
-            (name,) = rng.choices(list(self.slots[slot]), list(self.slots[slot].values()))
-            said.append(rng.choice([phrase for phrase in self._group(task, name) if _is_new(phrase, said)]))
-        return _reply(said)
-
     def read(self, task: Task, text: str) -> Reply | None:
         """The reply to `task` whose text this is, with its labels; None if the grammar cannot say it."""
         body = text.removeprefix(" ")
-        for start in {body, body[:1].lower() + body[1:]}:
-            for plan in self.plans[task.kind]:
-                for said in self._splits(task, plan["slots"], start, []):
+        for start in (body, body[:1].lower() + body[1:]):
+            for plan in self.plans[task.kind].values():
+                for said in self._splits(task, plan["slots"], start):
                     if _reply(said).text == text:
                         return _reply(said)
         return None
 
-    def _splits(self, task: Task, slots: list[str], rest: str, said: list[Phrase]) -> Iterator[list[Phrase]]:
-        if not slots:
-            if not rest:
-                yield said
-            return
-        for name in self.slots[slots[0]]:
+    def _draw(self, task: Task, rng: Random) -> Reply:
+        plans = self.plans[task.kind]
+        plan = self._choose(task, {name: plan["weight"] for name, plan in plans.items()}, rng)
+        groups = [self._choose(task, self.slots[slot], rng) for slot in plans[plan]["slots"]]
+        return _reply([rng.choice(self._group(task, name)) for name in groups])
+
+    def _choose(self, task: Task, weights: Mapping[str, float], rng: Random) -> str:
+        tone = self.tones[task.tone]
+        (name,) = rng.choices(list(weights), [weight * tone.get(name, 1.0) for name, weight in weights.items()])
+        return name
+
+    def _splits(self, task: Task, slots: list[str], rest: str) -> Iterator[list[Phrase]]:
+        """Every way in which the slots can say exactly `rest`."""
+        if not slots and not rest:
+            yield []
+        for name in self.slots[slots[0]] if slots else ():
             for phrase in self._group(task, name):
-                if rest.startswith(phrase.text) and _is_new(phrase, said):
-                    yield from self._splits(task, slots[1:], rest[len(phrase.text) :], [*said, phrase])
+                if rest.startswith(phrase.text):
+                    for later in self._splits(task, slots[1:], rest.removeprefix(phrase.text)):
+                        yield [phrase, *later]
 
     def _group(self, task: Task, name: str) -> tuple[Phrase, ...]:
         return task.groups[name] if name in task.groups else self.shared[name]
 
 
-def _is_new(phrase: Phrase, said: list[Phrase]) -> bool:
-    return not phrase.source or all(phrase.source != other.source for other in said)
-
-
-def _reply(said: list[Phrase]) -> Reply:
-    text = "".join(phrase.text for phrase in said)
-    labels = tuple(round(sum(grades), 3) for grades in zip(*(phrase.grades for phrase in said), strict=True))
-    return Reply(f" {text[:1].upper()}{text[1:]}", labels)
+def wordings(template: str) -> list[str]:
+    """Every text of a template: "{rub|put} oil" -> ["rub oil", "put oil"]."""
+    pieces = [piece.split("|") for piece in re.split(r"[{}]", template)]
+    return ["".join(choice) for choice in product(*pieces)]
 
 
 @cache
 def load_grammar() -> Grammar:
     """The grammar of world/*.toml."""
     folder = files(__package__) / "world"
-    read = {name: tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in _FILES}
-    return Grammar(read["style"], {kind: read[kind]["task"] for kind in ("everyday", "dubious")})
+    style, everyday, dubious = (
+        tomllib.loads((folder / f"{name}.toml").read_text("utf-8")) for name in ("style", "everyday", "dubious")
+    )
+    return Grammar(style, {"everyday": everyday["task"], "dubious": dubious["task"]})
 
 
-_FILES = ("style", "everyday", "dubious")
+def _phrase(row: list[Any]) -> Phrase:
+    text, *grades = row
+    return Phrase(text, tuple(grades))
+
+
+def _task(kind: str, entry: Mapping[str, Any], own: Mapping[str, list[list[Any]]]) -> Task:
+    """Put the task's words into the frames of style.toml: tips pair up with frames, anything else takes every frame."""
+    groups = {}
+    for name, rows in own.items():
+        frames = [_phrase(row) for row in rows]
+        pairs = zip(entry[name], frames, strict=True) if name == "tips" else product([entry[name]], frames)
+        groups[name] = tuple(
+            Phrase(frame.text.format(text), frame.grades) for words, frame in pairs for text in wordings(words)
+        )
+    return Task(kind, entry["request"], entry["tone"], groups)
+
+
+def _reply(said: list[Phrase]) -> Reply:
+    text = "".join(phrase.text for phrase in said)
+    labels = tuple(round(sum(grades), 3) for grades in zip(*(phrase.grades for phrase in said), strict=True))
+    return Reply(f" {text[:1].upper()}{text[1:]}", labels)

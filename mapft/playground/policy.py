@@ -46,8 +46,8 @@ def train_policy(
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.policy_hidden,
-        intermediate_size=3 * size.policy_hidden,
-        num_hidden_layers=size.policy_layers,
+        intermediate_size=size.policy_inner,
+        num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=256,
         tie_word_embeddings=False,
@@ -57,7 +57,7 @@ def train_policy(
     )
     model = LlamaForCausalLM(config)
     batches = policy_batches(grammar, tokenizer, size, rng)
-    fit(model, batches, matrix_lr=size.matrix_lr, lr=size.lr, on_step=on_step)
+    fit(model, batches, block_lr=size.block_lr, outer_lr=size.outer_lr, on_step=on_step)
     model.save_pretrained(folder)
 
 

@@ -32,7 +32,7 @@ def train_reward(
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=size.reward_hidden,
-        intermediate_size=3 * size.reward_hidden,
+        intermediate_size=size.reward_inner,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=256,
@@ -43,7 +43,7 @@ def train_reward(
     )
     model = LlamaForSequenceClassification(config)
     batches = reward_batches(value, grammar, tokenizer, size, rng)
-    fit(model, batches, matrix_lr=size.matrix_lr, lr=size.lr, on_step=on_step)
+    fit(model, batches, block_lr=size.block_lr, outer_lr=size.outer_lr, on_step=on_step)
     model.save_pretrained(folder)
 
 

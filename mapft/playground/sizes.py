@@ -10,15 +10,16 @@ class Size:
     vocab_size: int = 1536
     tokenizer_replies: int = 12_000
     policy_hidden: int = 128
-    policy_layers: int = 3
-    policy_steps: int = 800
-    policy_rows: int = 8
+    policy_inner: int = 640
+    policy_steps: int = 2700
+    policy_rows: int = 4
     replies_per_row: int = 4
     reward_hidden: int = 96
-    reward_steps: int = 400
+    reward_inner: int = 256
+    reward_steps: int = 320
     reward_rows: int = 32
-    matrix_lr: float = 0.02
-    lr: float = 0.004
+    block_lr: float = 1e-3
+    outer_lr: float = 2e-2
 
 
 SIZES = {
@@ -27,9 +28,10 @@ SIZES = {
         vocab_size=400,
         tokenizer_replies=500,
         policy_hidden=16,
-        policy_layers=1,
+        policy_inner=32,
         policy_steps=4,
         reward_hidden=16,
+        reward_inner=32,
         reward_steps=4,
     ),
 }
