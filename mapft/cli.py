@@ -28,7 +28,7 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
 Every command does what is missing before it and keeps what is there. Overrides are Hydra's:
     mapft run                                           the embedded playground
     mapft run palette=hhh_60 seed=1
-    mapft run model.path=/my/model data.path=prompts.jsonl rewards=[humor,helpful] palette=humor_80
+    mapft run experiment=own model.path=/my/model data.path=prompts.jsonl ...
     mapft run --cfg job                                 show the settings and stop
     mapft run --help                                    the groups to choose from
 --debug shows the traceback behind an error; --json makes `mapft solve` print for a machine.

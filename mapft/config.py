@@ -109,6 +109,8 @@ class SamplingConfig:
         _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
         _require(self.temperature > 0, "sampling.temperature", self.temperature, "above 0")
         _require(self.samples_per_prompt >= 1, "sampling.samples_per_prompt", self.samples_per_prompt, "at least 1")
+        _require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "above 0 and at most 1")
+        _require(self.top_k >= 0, "sampling.top_k", self.top_k, "0 (off) or more")
         _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "at least 1")
 
 
@@ -150,6 +152,22 @@ class ModeConfig:
     name: str = "simultaneous"
 
 
+_COUNTS = (
+    "total_episodes",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_mini_batches",
+    "num_ppo_epochs",
+    "num_generations",
+    "critic_epochs",
+    "critic_minibatch",
+    "critic_width",
+    "local_rollout_forward_batch_size",
+    "logging_steps",
+    "save_steps",
+)
+
+
 @dataclass(kw_only=True)
 class TrainerConfig:
     """PPO's settings, by the names of `mapft.ppo.PPOConfig`, where each is explained."""
@@ -180,10 +198,12 @@ class TrainerConfig:
     save_total_limit: int | None = 2
 
     def __post_init__(self) -> None:
-        for name in ("total_episodes", "per_device_train_batch_size", "num_mini_batches", "num_ppo_epochs"):
+        for name in _COUNTS:
             _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
-        for name in ("learning_rate", "kl_coef"):
+        for name in ("learning_rate", "kl_coef", "cliprange", "cliprange_value", "critic_learning_rate"):
             _require(getattr(self, name) > 0, f"trainer.{name}", getattr(self, name), "above 0")
+        for name in ("gamma", "gae_lambda"):
+            _require(0 <= getattr(self, name) <= 1, f"trainer.{name}", getattr(self, name), "between 0 and 1")
 
 
 @dataclass(kw_only=True)
@@ -197,6 +217,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "between 0 and 1")
+        _require(self.samples_per_prompt >= 1, "evaluation.samples_per_prompt", self.samples_per_prompt, "at least 1")
         _require(self.bootstrap >= 100, "evaluation.bootstrap", self.bootstrap, "at least 100")
 
 
@@ -231,7 +252,7 @@ class Config:
     def __post_init__(self) -> None:
         wanted = {value for way in self.palette.ways().values() for value in way}
         if not self.rewards:
-            raise UserError("rewards is empty; name at least one value, for example rewards=[humor,helpful].")
+            raise UserError("rewards is empty; name at least one value, for example rewards=[playground/humor].")
         if not wanted <= set(self.rewards):
             raise UserError(
                 f"The palette {self.palette.name!r} asks for {', '.join(sorted(wanted - set(self.rewards)))}, "
@@ -239,7 +260,7 @@ class Config:
                 "add the reward or choose another palette."
             )
         if not wanted:
-            raise UserError("The palette names no value; give a target, for example palette.quantiles.humor=0.7.")
+            raise UserError("The palette names no value; give a target, for example +palette.quantiles.humor=0.7.")
 
 
 def fingerprint(*parts: Any) -> str:

@@ -1,9 +1,20 @@
-"""What a causal model is given in every pass, so that all passes see the same positions as generation."""
+"""Where a model runs, and what a causal model is given in every pass."""
 
 import inspect
+import os
 from typing import Any
 
+import torch
 from torch import Tensor
+
+
+def device() -> torch.device:
+    """The GPU of this process (by LOCAL_RANK, before accelerate sets the current one) if there is one, else the CPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def model_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

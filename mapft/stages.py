@@ -30,7 +30,6 @@ from mapft.sampling.prompts import Prompt, load_prompts, split
 from mapft.sampling.store import read_json, stored, write_atomically, write_json
 from mapft.seeding import derive_seed
 
-STAGES = ("sample", "score", "solve", "train", "evaluate")
 PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
 
 
@@ -137,12 +136,14 @@ class Run:
         return pd.read_parquet(path)
 
     def _draw_pilot(self) -> pd.DataFrame:
-        from mapft.sampling.generate import draw, tokenize
+        from mapft.sampling.generate import draw, refuse_long, tokenize
         from mapft.sampling.models import load_policy
 
         config = self.config
         policy, tokenizer = load_policy(config.model)
-        prompts = tokenize(self.prompts[1], tokenizer, config.data)
+        training, pilot, held_out = self.prompts
+        refuse_long(tokenize(training + held_out, tokenizer), policy, config.data, config.sampling)
+        prompts = tokenize(pilot, tokenizer)
         with self.progress() as progress:
             return draw(
                 policy,
@@ -264,7 +265,7 @@ class Run:
                 samples = draw(
                     policy if adapter is None else with_adapter(policy, adapter),
                     tokenizer,
-                    tokenize(self.prompts[2], tokenizer, config.data),
+                    tokenize(self.prompts[2], tokenizer),
                     config.sampling,
                     config.evaluation.samples_per_prompt,
                     derive_seed(config.seed, "evaluation", name),

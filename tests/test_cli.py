@@ -125,6 +125,11 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
         (["palette=hhh_99"], "hhh_99"),
         (["dual.estimator=best"], "best"),
         (["model.path=/no/such/model"], "model.path=/no/such/model does not exist"),
+        (["data.path=missing.jsonl"], "data.path=missing.jsonl does not exist"),
+        (["sampling.max_new_tokens=60"], "longer than the 64 positions of the model"),
+        (["sampling.top_p=2"], "sampling.top_p=2.0 is out of range"),
+        (["trainer.critic_epochs=0"], "trainer.critic_epochs=0 is out of range"),
+        (["rewards.judge.path=MODEL"], "lacks weights"),
         (["data.path=/no/such/prompts.jsonl"], "data.path=/no/such/prompts.jsonl does not exist"),
         (["data.column=text"], "has no column 'text' (it has question)"),
         (["rewards.vowels.target=tests.worlds:broken"], "'vowels' is nan for response 2"),
@@ -135,7 +140,7 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
 )
 def test_a_users_mistake_is_one_sentence_and_nothing_is_written_over(world, tmp_path, capfd, more, words):
     (tmp_path / "empty.jsonl").touch()
-    more = [word.replace("EMPTY", str(tmp_path / "empty.jsonl")) for word in more]
+    more = [word.replace("EMPTY", str(tmp_path / "empty.jsonl")).replace("MODEL", str(world["model"])) for word in more]
     assert main(["run", *own(world, tmp_path, *more)]) == 2
     said = capfd.readouterr().err
     assert words in said

@@ -12,6 +12,7 @@ from mapft.align.reward import PaletteReward
 from mapft.config import Config, Tracker
 from mapft.palette import DualSolution
 from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.ppo.critic import OPTIMIZER
 from mapft.rewards import Score
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
@@ -23,24 +24,29 @@ def train(
 ) -> None:
     """Move the policy to p_lam and save its adapter; checkpoints and logs.jsonl lie in the run folder.
 
-    Only values with a positive multiplier are scored: the others do not move the policy. When every multiplier is 0
-    the base policy keeps the palette already, and the adapter that is saved changes nothing.
+    Every value is scored and logged, so that a slack one is seen sinking. When every multiplier is 0 the base policy
+    keeps the palette already, and the adapter that is saved changes nothing.
     """
     policy, tokenizer = load_policy(config.model)
-    active = {name: score.load(name) for name, score in scores.items() if solution.lam[name] > 0}
+    scorers = {name: score.load(name) for name, score in scores.items()}
     trainer = PPOTrainer(
         policy,
-        [PaletteReward(active, solution.lam, config.trainer.kl_coef)],
+        [PaletteReward(scorers, solution.lam, config.trainer.kl_coef)],
         args=ppo_config(config, run),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
         peft_config=lora_config(config),
         callbacks=[JsonLines(run / "logs.jsonl", solution.targets)],
     )
-    if active:
-        checkpoints = run / "checkpoints"
-        trainer.train(resume_from_checkpoint=any(checkpoints.glob("checkpoint-*/critic.safetensors")))
+    if any(lam > 0 for lam in solution.lam.values()):
+        trainer.train(resume_from_checkpoint=last_checkpoint(run / "checkpoints"))
     trainer.save_model(str(adapter))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint: the critic's optimizer is its last file, and appears by renaming."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{OPTIMIZER}")]
+    return str(max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if whole else None
 
 
 def lora_config(config: Config) -> LoraConfig:

@@ -4,6 +4,7 @@
     locate("humor" | "helpful" | "harmless")    AutoModelForSequenceClassification folders
     locate("prompts")                           jsonl file: prompt, kind ("everyday" | "dubious")
 
+To add a request, add a [[task]] to world/everyday.toml or world/dubious.toml; the world is then rebuilt on next use.
 Everything is an ordinary Hugging Face folder, made on this machine from a seed, without a network.
 Importing this package imports neither torch nor transformers.
 """

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from random import Random
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from mapft.errors import UserError
 
@@ -68,27 +69,26 @@ def _write_tokenizer(folder: Path, seed: int, size_name: str) -> None:
 
 
 def _train_all(folder: Path, seed: int, size_name: str) -> None:
+    """Train the models side by side, one process each; the first failure ends the build."""
     size = SIZES[size_name]
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress, ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = []
-        for name in MODELS:
-            what = "base policy" if name == "policy" else f"reward model: {name}"
-            steps = size.policy_steps if name == "policy" else size.reward_steps
-            bar = progress.add_task(f"playground, {what}", total=steps)
-            advance = lambda step, bar=bar: progress.update(bar, completed=step)  # noqa: E731
-            jobs.append(pool.submit(_train_one, name, folder / name, seed, size_name, advance))
-        for job in jobs:
-            job.result()
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        try:
+            jobs = []
+            for name in MODELS:
+                steps, what = (size.policy_steps, "base policy") if name == "policy" else (size.reward_steps, name)
+                bar = progress.add_task(f"Building the playground: {what}", total=steps)
+                advance = partial(progress.update, bar)
+                jobs.append(pool.submit(_train_one, name, folder / name, seed, size_name, advance))
+            for job in as_completed(jobs):
+                job.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _train_one(name: str, folder: Path, seed: int, size_name: str, advance: Callable[[int], object]) -> None:
-    """Run one worker and follow its steps."""
+def _train_one(name: str, folder: Path, seed: int, size_name: str, advance: Callable[..., object]) -> None:
+    """Run one worker; `advance(completed=step)` follows it."""
     command = [sys.executable, "-m", "mapft.playground.worker", name, str(folder), str(seed), size_name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     said = []
@@ -96,7 +96,7 @@ def _train_one(name: str, folder: Path, seed: int, size_name: str, advance: Call
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as worker:
         for line in worker.stdout or ():
             if line.startswith("step "):
-                advance(int(line.removeprefix("step ")))
+                advance(completed=int(line.removeprefix("step ")))
             else:
                 said.append(line)
     if worker.returncode:

@@ -49,7 +49,7 @@ def train_policy(
         intermediate_size=size.policy_inner,
         num_hidden_layers=2,
         num_attention_heads=4,
-        max_position_embeddings=256,
+        max_position_embeddings=tokenizer.model_max_length,
         tie_word_embeddings=False,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,

@@ -16,11 +16,19 @@ EXACT = {
     "repetition_penalty": 1.0,
     "gamma": 1.0,
     "disable_dropout": True,
+    "generation_kwargs": None,
+    "sync_ref_model": False,
+}
+# GRPO's own switches, which this trainer does not have.
+NOT_HERE = {
+    "use_vllm": False,
     "mask_truncated_completions": False,
     "entropy_coef": 0.0,
     "use_adaptive_entropy": False,
     "top_entropy_quantile": 1.0,
-    "sync_ref_model": False,
+    "off_policy_mask_threshold": None,
+    "importance_sampling_level": "token",
+    "delta": None,
 }
 
 
@@ -72,8 +80,9 @@ class PPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value < least or value == 0:
                 raise UserError(f"{name}={value} is not positive; PPO needs {name} > 0, for example {name}=1.")
-        if self.use_vllm:
-            raise UserError("use_vllm=True is not supported by this PPOTrainer; set use_vllm=False.")
+        for name, off in NOT_HERE.items():
+            if getattr(self, name) != off:
+                raise UserError(f"{name}={getattr(self, name)} does nothing in PPOTrainer; leave it at {off}.")
         self.beta = self.kl_coef  # GRPOTrainer builds a reference model when the policy has no adapter to switch off
         self.steps_per_generation = self.gradient_accumulation_steps * self.num_mini_batches
         self.num_iterations = self.num_ppo_epochs

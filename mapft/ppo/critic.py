@@ -116,9 +116,11 @@ class Critic(nn.Module):
         return torch.stack([loss.detach(), clipped])
 
     def save(self, folder: Path) -> None:
-        """Weights and optimizer beside the adapter of a checkpoint."""
+        """Weights and optimizer beside the adapter of a checkpoint; the optimizer, renamed into place, comes last."""
         save_file(self.state_dict(), folder / WEIGHTS)
-        torch.save(self.optimizer.state_dict(), folder / OPTIMIZER)
+        temporary = folder / f".{OPTIMIZER}.tmp"
+        torch.save(self.optimizer.state_dict(), temporary)
+        temporary.replace(folder / OPTIMIZER)
 
     def load(self, folder: Path) -> None:
         """Continue from `save`."""

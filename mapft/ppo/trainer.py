@@ -90,6 +90,8 @@ class PPOTrainer(GRPOTrainer):
                 "datasets.Dataset (for a stream, take a part of it into memory first)."
             )
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_dataset) * args.num_generations)
+        if args.max_steps > 0:
+            episodes = math.ceil(args.max_steps / args.steps_per_iteration) * args.generation_batch_size
         self.iterations = math.ceil(episodes / args.generation_batch_size)
         args.max_steps = self.iterations * args.steps_per_iteration
         every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
@@ -102,8 +104,10 @@ class PPOTrainer(GRPOTrainer):
         causal_model(self.model).generation_config = GenerationConfig(
             bos_token_id=own.bos_token_id, eos_token_id=self.eos_token_ids, pad_token_id=self._tokenizer.pad_token_id
         )
-        config = self.model.config.get_text_config()
-        self.critic = Critic(config.hidden_size, args.critic_width, args.critic_learning_rate)
+        features = causal_model(self.model).get_output_embeddings().weight.shape[1]
+        with torch.random.fork_rng():  # every process starts with the same critic
+            torch.manual_seed(derive_seed(args.seed, "critic"))
+            self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
         self.critic.to(self.accelerator.device)
         self._rollout: Batch = {}
         self._plan: list[Tensor] = []
@@ -117,9 +121,9 @@ class PPOTrainer(GRPOTrainer):
             torch.manual_seed(self._stream("rollout"))
         batch, texts = self._generate_rollout(inputs)
         mask_BT = batch["mask"]
-        batch["old_logp"], _ = self._evaluate(self.model, batch, features=False)
+        batch["old_logp"], _ = self._log_probs(self.model, batch, features=False)
         with self._reference() as reference:
-            batch["ref_logp"], features_BTD = self._evaluate(reference, batch, features=True)
+            batch["ref_logp"], features_BTD = self._log_probs(reference, batch, features=True)
         score_B = self._scores(inputs, texts, mode)
         kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
@@ -156,7 +160,7 @@ class PPOTrainer(GRPOTrainer):
         }
         return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
 
-    def _evaluate(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
+    def _log_probs(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
         """log p(token) (B, T) under `model` without gradients and, if asked, the hidden state before it (B, T, D).
 
         Passes run over rows sorted by length, each cut to its own longest row.
@@ -194,8 +198,10 @@ class PPOTrainer(GRPOTrainer):
                 fused_lm_head=True,
             )
         zeros_BT = torch.zeros(chosen.shape, device=chosen.device)
-        logp_BT, entropy_BT = (zeros_BT.masked_scatter(chosen, x.float()) for x in (outputs.log_probs, outputs.entropy))
-        return logp_BT, entropy_BT, seen[0]
+        logp_BT = zeros_BT.masked_scatter(chosen, outputs.log_probs.float())
+        if outputs.entropy is None:  # TRL's twin of a policy without adapter gives none
+            return logp_BT, zeros_BT, seen[0]
+        return logp_BT, zeros_BT.masked_scatter(chosen, outputs.entropy.float()), seen[0]
 
     @contextmanager
     def _reference(self) -> Iterator[Any]:
@@ -302,7 +308,11 @@ class PPOTrainer(GRPOTrainer):
     ) -> tuple[Tensor, None, None]:
         """The evaluation loss is -(E[R] - kl_coef * KL), which training minimises."""
         self._prepare_inputs(inputs)
-        return -torch.tensor(self._metrics["eval"]["objective/rlhf_reward"][-1]), None, None
+        return (
+            -torch.tensor(self._metrics["eval"]["objective/rlhf_reward"][-1], device=self.accelerator.device),
+            None,
+            None,
+        )
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> PromptSampler:
         return PromptSampler(

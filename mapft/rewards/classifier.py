@@ -49,22 +49,30 @@ class ClassifierScorer:
     """The classifier in memory. Texts are sorted by length; batch composition never changes a score beyond rounding."""
 
     def __init__(self, name: str, settings: ClassifierScore):
-        import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        from mapft.forward import device
 
         path = existing_or_hub(settings.path, f"rewards.{name}.path")
         options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(path, dtype=settings.dtype, **options)
-        except OSError as error:
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=settings.dtype, output_loading_info=True, **options
+            )
+        except (OSError, ValueError) as error:
             raise UserError(f"rewards.{name}.path={settings.path} holds no classifier that loads: {error}") from error
-        if settings.label >= model.config.num_labels:
+        if loading["missing_keys"]:
+            raise UserError(
+                f"rewards.{name}.path={settings.path} lacks weights ({sorted(loading['missing_keys'])[0]}), which "
+                "would be random; give a model that was trained as a classifier."
+            )
+        if not 0 <= settings.label < model.config.num_labels:
             raise UserError(
                 f"rewards.{name}.label={settings.label} is out of range; {settings.path} has "
                 f"{model.config.num_labels} classes, counted from 0."
             )
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device()
         self.model = model.eval().to(self.device)
         self.name, self.settings = name, settings
         if self.tokenizer.pad_token_id is None:

@@ -1,4 +1,4 @@
-"""Any Python function with the signature of TRL's reward functions as a score."""
+"""Any Python function f(prompts, completions) -> list of floats as a score."""
 
 import importlib
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class FunctionScorer:
         module, _, attribute = settings.target.partition(":")
         try:
             self.function: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:
             raise UserError(
                 f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
                 "the module on the Python path."
@@ -36,7 +36,13 @@ class FunctionScorer:
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
-        scores = self.function(prompts=list(prompts), completions=list(responses))
+        try:
+            scores = self.function(prompts=list(prompts), completions=list(responses))
+        except Exception as error:
+            raise UserError(
+                f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "
+                "f(prompts=[...], completions=[...])."
+            ) from error
         if len(scores) != len(responses):
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} gave {len(scores)} scores for {len(responses)} "

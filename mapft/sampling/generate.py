@@ -26,20 +26,29 @@ class Tokenized:
     texts: list[str]
 
 
-def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> Tokenized:
-    """Texts as they are, messages through the chat template with the generation prompt; refuses prompts too long."""
+def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> Tokenized:
+    """Texts as they are, messages through the chat template with the generation prompt."""
     ids = []
     for prompt in prompts:
         if isinstance(prompt, str):
             ids.append(tokenizer(prompt)["input_ids"])
         else:
             ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
-        if len(ids[-1]) > data.max_prompt_tokens:
-            raise UserError(
-                f"A prompt of {len(ids[-1])} tokens is longer than data.max_prompt_tokens={data.max_prompt_tokens}: "
-                f"{text_of(prompt)[:60]!r}; raise the limit or shorten the prompt."
-            )
     return Tokenized(ids, [text_of(prompt) for prompt in prompts])
+
+
+def refuse_long(prompts: Tokenized, policy: Any, data: DataConfig, sampling: SamplingConfig) -> None:
+    """Raises UserError for a prompt over data.max_prompt_tokens, or one that leaves no room for a whole response."""
+    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    room = data.max_prompt_tokens if context is None else context - sampling.max_new_tokens
+    for number, ids in enumerate(prompts.ids, 1):
+        if len(ids) > min(room, data.max_prompt_tokens):
+            which = f"the {context} positions of the model less sampling.max_new_tokens={sampling.max_new_tokens}"
+            limit = f"data.max_prompt_tokens={data.max_prompt_tokens}" if data.max_prompt_tokens <= room else which
+            raise UserError(
+                f"A prompt of {len(ids)} tokens is longer than {limit}: {prompts.texts[number - 1][:60]!r}; "
+                "shorten or drop it, or change that setting."
+            )
 
 
 def draw(

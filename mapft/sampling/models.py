@@ -8,12 +8,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from mapft.config import Dtype, ModelConfig
 from mapft.errors import UserError
+from mapft.forward import device
 from mapft.paths import existing_or_hub
-
-
-def device() -> torch.device:
-    """The GPU of this process if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -23,15 +19,24 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     """
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    on_gpu = device().type == "cuda"
-    dtype = ("bfloat16" if on_gpu else "float32") if model.dtype == Dtype.auto else model.dtype.value
+    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    dtype = ("bfloat16" if half else "float32") if model.dtype == Dtype.auto else model.dtype.value
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
-        policy = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), attn_implementation=model.attn_implementation, **options
+        policy, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, dtype),
+            attn_implementation=model.attn_implementation,
+            output_loading_info=True,
+            **options,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={model.path} holds no causal language model that loads: {error}") from error
+    if loading["missing_keys"]:
+        raise UserError(
+            f"model.path={model.path} lacks weights ({sorted(loading['missing_keys'])[0]} and "
+            f"{len(loading['missing_keys']) - 1} more), which would be random; give a causal language model."
+        )
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response could end; add one to it.")
     if tokenizer.pad_token is None:

@@ -7,16 +7,21 @@ from typing import Any
 
 from mapft.config import DataConfig
 from mapft.errors import UserError
-from mapft.paths import existing_or_hub
+from mapft.paths import resolve
 
 Prompt = str | list[dict[str, str]]
 
 
 def load_prompts(data: DataConfig) -> list[Prompt]:
     """The distinct prompts of the file, in its order: texts, or lists of messages. Raises UserError row by row."""
-    path = Path(existing_or_hub(data.path, "data.path"))
+    path = Path(resolve(data.path)).expanduser()
+    if not path.is_file():
+        raise UserError(f"data.path={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts.")
     rows = _read(path, data)
     prompts: dict[str, Prompt] = {}
+    kinds = {isinstance(row.get(data.column), str) for row in rows}
+    if len(kinds) > 1:
+        raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
     for number, row in enumerate(rows, 1):
         if data.column not in row:
             raise UserError(
@@ -35,14 +40,17 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
 def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return [
-            _json_row(line, n, data) for n, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line.strip()
+            _json_row(line, n, data) for n, line in enumerate(path.read_text("utf-8").split("\n"), 1) if line.strip()
         ]
     if path.suffix in (".csv", ".parquet"):
         import pandas as pd
 
         read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
         try:
-            return [{str(k): v for k, v in row.items()} for row in read(path).to_dict("records")]
+            table = read(path)
+            if path.suffix == ".parquet":  # messages come as arrays
+                table = table.map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
+            return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         except (ValueError, OSError) as error:
             raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
     raise UserError(f"data.path={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
@@ -59,7 +67,9 @@ def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:
 
 
 def _checked(prompt: Any, number: int, data: DataConfig) -> Prompt:
-    messages = isinstance(prompt, list) and all(isinstance(m, dict) and {"role", "content"} <= m.keys() for m in prompt)
+    messages = isinstance(prompt, list) and all(
+        isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in prompt
+    )
     if not (isinstance(prompt, str) or messages) or not text_of(prompt).strip():
         raise UserError(
             f"The prompt in row {number} of {data.path} is {prompt!r}; it must be a text that is not empty, or a list "

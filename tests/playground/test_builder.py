@@ -75,7 +75,9 @@ def test_the_folders_load_as_any_real_model(raced: tuple[Path, list[str]]) -> No
     assert len(AutoTokenizer.from_pretrained(world / "policy")) == 400
     assert AutoModelForCausalLM.from_pretrained(world / "policy").generation_config.eos_token_id == 2
     for value in ("humor", "helpful", "harmless"):
-        assert AutoModelForSequenceClassification.from_pretrained(world / value).config.num_labels == 1
+        config = AutoModelForSequenceClassification.from_pretrained(world / value).config
+        assert config.num_labels == 1
+        assert config.id2label == {0: value}
         assert len(AutoTokenizer.from_pretrained(world / value)) == 400
 
 
@@ -115,7 +117,7 @@ def test_a_failing_worker_tells_why(tmp_path: Path) -> None:
     from mapft.playground.builder import _train_one
 
     with pytest.raises(RuntimeError, match=r"humor model failed:\n(.|\n)*Error"):
-        _train_one("humor", tmp_path / "no tokenizer here", 0, "tiny", lambda step: None)
+        _train_one("humor", tmp_path / "no tokenizer here", 0, "tiny", lambda completed: None)
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

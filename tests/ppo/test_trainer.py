@@ -128,7 +128,7 @@ def test_log_probs_match_an_unpadded_forward_pass(tmp_path, architecture):
     trainer = make_trainer(tmp_path, [tabular.TableReward(log_p0)], model=model, local_rollout_forward_batch_size=7)
     torch.manual_seed(1)
     batch, texts = trainer._generate_rollout([{"prompt": prompt} for prompt in tabular.PROMPTS * 8])
-    logp, features = trainer._evaluate(trainer.model, batch, features=True)
+    logp, features = trainer._log_probs(trainer.model, batch, features=True)
     assert features.shape == (*batch["mask"].shape, model.config.hidden_size)
     index = {ids: y for y, ids in enumerate(tabular.responses())}
     for row, prompt, ids in zip(logp.sum(1).tolist(), texts["prompts"], texts["completion_ids"], strict=True):
@@ -241,6 +241,7 @@ def test_missing_score_is_an_error_that_names_the_function(tmp_path):
     ("settings", "words"),
     [
         ({"kl_coef": 0.0}, "kl_coef=0.0 is not positive"),
+        ({"entropy_coef": 0.01}, "entropy_coef=0.01 does nothing in PPOTrainer"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
         ({"per_device_train_batch_size": 6, "num_generations": 4}, "whole groups"),
     ],
@@ -250,7 +251,9 @@ def test_impossible_settings_are_refused_in_one_sentence(tmp_path, settings, wor
         PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **settings)
 
 
-@pytest.mark.parametrize("setting", [{"temperature": 0.7}, {"top_k": 50}, {"entropy_coef": 0.01}, {"gamma": 0.99}])
+@pytest.mark.parametrize(
+    "setting", [{"temperature": 0.7}, {"top_k": 50}, {"generation_kwargs": {"top_k": 5}}, {"gamma": 0.99}]
+)
 def test_settings_that_move_the_optimum_are_named_in_a_warning(tmp_path, setting):
     with pytest.warns(UserWarning, match=next(iter(setting))):
         PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **setting)

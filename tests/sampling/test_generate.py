@@ -7,11 +7,10 @@ from peft import LoraConfig, get_peft_model
 
 from mapft.config import DataConfig, ModelConfig, SamplingConfig
 from mapft.errors import UserError
-from mapft.sampling.generate import draw, tokenize
+from mapft.sampling.generate import draw, refuse_long, tokenize
 from mapft.sampling.models import load_policy
 from tests.ppo import tabular
 
-DATA = DataConfig(path="unused.jsonl")
 SAMPLING = SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=512)
 
 
@@ -21,7 +20,7 @@ def world(tmp_path_factory):
     tabular.model().save_pretrained(folder)
     tabular.tokenizer().save_pretrained(folder)
     policy, tokenizer = load_policy(ModelConfig(path=str(folder)))
-    return policy, tokenizer, tokenize(tabular.PROMPTS, tokenizer, DATA)
+    return policy, tokenizer, tokenize(tabular.PROMPTS, tokenizer)
 
 
 def test_samples_follow_p0_whatever_the_models_own_defaults(world):
@@ -59,9 +58,19 @@ def test_measured_kl_is_unbiased(world):
     adapted.unload()
 
 
-def test_prompts_that_are_too_long_are_refused(world):
-    with pytest.raises(UserError, match="A prompt of 4 tokens is longer than data.max_prompt_tokens=3"):
-        tokenize(tabular.PROMPTS, world[1], DataConfig(path="unused.jsonl", max_prompt_tokens=3))
+@pytest.mark.parametrize(
+    ("limit", "new_tokens", "words"),
+    [
+        (3, 3, "A prompt of 4 tokens is longer than data.max_prompt_tokens=3"),
+        (512, 14, "longer than the 16 positions of the model less sampling.max_new_tokens=14"),
+    ],
+)
+def test_prompts_that_are_too_long_are_refused(world, limit, new_tokens, words):
+    policy, _, prompts = world
+    refuse_long(prompts, policy, DataConfig(path="unused.jsonl", max_prompt_tokens=4), SAMPLING)
+    data, sampling = DataConfig(path="unused.jsonl", max_prompt_tokens=limit), SamplingConfig(max_new_tokens=new_tokens)
+    with pytest.raises(UserError, match=words):
+        refuse_long(prompts, policy, data, sampling)
 
 
 def test_missing_model_folder_is_one_sentence():

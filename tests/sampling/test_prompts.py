@@ -26,8 +26,10 @@ def test_every_format_gives_the_same_prompts_without_duplicates(tmp_path):
 
 def test_messages_are_kept_and_read_by_their_contents(tmp_path):
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
-    prompts = load_prompts(write(tmp_path / "p.jsonl", [{"prompt": chat}, {"prompt": "text"}]))
-    assert prompts == [chat, "text"]
+    other = [{"role": "user", "content": "Line\u2028break?"}]
+    assert load_prompts(write(tmp_path / "p.jsonl", [{"prompt": chat}, {"prompt": other}])) == [chat, other]
+    pd.DataFrame({"prompt": [chat, other]}).to_parquet(tmp_path / "p.parquet")
+    assert load_prompts(DataConfig(path=str(tmp_path / "p.parquet"))) == [chat, other]
     assert text_of(chat) == "Be kind.\nHello?"
 
 
@@ -49,10 +51,11 @@ def test_the_side_of_a_prompt_depends_on_its_text_alone():
         ("", "0 distinct prompts"),
         ('{"prompt": "only"}\n', "1 distinct prompts"),
         ('{"prompt": "a"}\n{"text": "b"}\n', "Row 2 .* has no column 'prompt'"),
-        ('{"prompt": "a"}\n{"prompt": 3}\n', "row 2 .* is 3"),
+        ('{"prompt": "a"}\n{"prompt": " "}\n', "row 2 .* is ' '"),
         ('{"prompt": "a"}\n{"prompt": "  "}\n', "not empty"),
         ('{"prompt": "a"}\nnonsense\n', "Line 2 .* is not JSON"),
         ("[1, 2]\n", "Line 1 .* is a list"),
+        ('{"prompt": "a"}\n{"prompt": [{"role": "user", "content": "b"}]}\n', "mixes texts and lists"),
     ],
 )
 def test_wrong_rows_are_one_sentence(tmp_path, content, words):

@@ -1,0 +1,39 @@
+"""Truth: hand arithmetic for lam.r; what a killed run leaves on disk."""
+
+import numpy as np
+import pytest
+
+from mapft.align.reward import PaletteReward
+from mapft.align.simultaneous import last_checkpoint
+from mapft.errors import UserError
+from mapft.ppo.critic import OPTIMIZER
+
+
+class Fixed:
+    def __init__(self, *scores):
+        self.scores = np.array(scores)
+
+    def score(self, prompts, responses):
+        return self.scores
+
+
+def test_reward_is_kl_coef_lam_r_and_raw_scores_are_logged():
+    logged = {}
+    reward = PaletteReward({"a": Fixed(1.0, 2.0), "b": Fixed(-1.0, 3.0)}, {"a": 2.0, "b": 0.0}, kl_coef=0.5)
+    assert reward(["p", "p"], ["x", "y"], log_metric=logged.__setitem__) == [1.0, 2.0]
+    assert logged["map/scores/b"] == 1.0
+    assert logged["map/scores_std/b"] == 2.0
+
+
+def test_a_score_that_is_not_finite_is_refused():
+    with pytest.raises(UserError, match="'a' is nan for response 1"):
+        PaletteReward({"a": Fixed(1.0, np.nan)}, {"a": 1.0}, 1.0)(["p"] * 2, ["x"] * 2)
+
+
+def test_a_half_written_checkpoint_is_passed_over(tmp_path):
+    assert last_checkpoint(tmp_path / "none") is None
+    for step, whole in ((8, True), (16, True), (104, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / OPTIMIZER).touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-16")
