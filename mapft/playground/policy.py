@@ -8,20 +8,16 @@ A reply sees the prompt and itself only, at the positions it has when it stands 
 exactly what generation sees.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from random import Random
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .grammar import Grammar
 from .sizes import Size
-from .training import Batch, fit
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from .training import Batch, llama_config
 
 IGNORED = -100  # label of a token that is not learnt
 PROMPT = 0  # segment of the shared prompt; replies are 1, 2, ...
@@ -30,38 +26,12 @@ PADDING = -1
 Row = tuple[list[int], list[int], list[int], list[int]]  # ids, segments, positions, labels
 
 
-def train_policy(
-    folder: Path,
-    grammar: Grammar,
-    tokenizer: "PreTrainedTokenizerFast",
-    size: Size,
-    seed: int,
-    on_step: Callable[[int], None],
-) -> None:
-    """Train the base policy and save it in `folder`."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    rng = Random(f"policy {seed}")
-    torch.manual_seed(rng.getrandbits(32))
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.policy_hidden,
-        intermediate_size=size.policy_inner,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    batches = policy_batches(grammar, tokenizer, size, rng)
-    fit(model, batches, block_lr=size.block_lr, outer_lr=size.outer_lr, on_step=on_step)
-    model.save_pretrained(folder)
+def new_policy(tokenizer: PreTrainedTokenizerFast, size: Size) -> LlamaForCausalLM:
+    """An untrained policy of two layers."""
+    return LlamaForCausalLM(llama_config(tokenizer, size.policy_hidden, size.policy_inner))
 
 
-def policy_batches(grammar: Grammar, tokenizer: "PreTrainedTokenizerFast", size: Size, rng: Random) -> list[Batch]:
+def policy_batches(grammar: Grammar, tokenizer: PreTrainedTokenizerFast, size: Size, rng: Random) -> list[Batch]:
     """Random prompts with `replies_per_row` replies each, rows of similar length together, batches in random order."""
     prompts = rng.choices(grammar.prompts, k=size.policy_steps * size.policy_rows)
     replies = [[grammar.sample(prompt.task, rng).text for _ in range(size.replies_per_row)] for prompt in prompts]

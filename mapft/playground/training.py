@@ -1,14 +1,32 @@
-"""One training loop for all models of the world."""
+"""What all models of the world share: the architecture and the training loop."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 WARM_UP = 0.05  # share of the steps in which the learning rate rises
 COOL_DOWN = 0.6  # share of the steps in which it falls again, linearly to zero
 
 Batch = dict[str, Tensor]
+
+
+def llama_config(tokenizer: PreTrainedTokenizerFast, hidden: int, inner: int, **more: Any) -> LlamaConfig:
+    """Two Llama layers over the tokenizer's vocabulary and special tokens."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden,
+        intermediate_size=inner,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        **more,
+    )
 
 
 def fit(
