@@ -1,5 +1,6 @@
 """Where things lie: the folders that ship with the package, and names that stand for a folder."""
 
+from functools import cache
 from pathlib import Path
 
 from mapft.errors import UserError
@@ -14,6 +15,7 @@ def shipped(name: str) -> Path:
     return next(folder for folder in (package / name, package.parent / name) if folder.is_dir())
 
 
+@cache
 def resolve(path: str) -> str:
     """A path or Hub id as it is; `playground:policy` and its like as the folder built on first use."""
     return str(locate(path.removeprefix(PLAYGROUND))) if path.startswith(PLAYGROUND) else path

@@ -19,9 +19,6 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
         raise UserError(f"data.path={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts.")
     rows = _read(path, data)
     prompts: dict[str, Prompt] = {}
-    kinds = {isinstance(row.get(data.column), str) for row in rows}
-    if len(kinds) > 1:
-        raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
     for number, row in enumerate(rows, 1):
         if data.column not in row:
             raise UserError(
@@ -29,6 +26,8 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
                 "set data.column to the one that holds the prompts."
             )
         prompts.setdefault(text_of(_checked(row[data.column], number, data)), row[data.column])
+    if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
+        raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
     if len(prompts) < 2:
         raise UserError(
             f"{data.path} holds {len(prompts)} distinct prompts; at least 2 are needed, one to train on and one to "

@@ -46,8 +46,8 @@ def test_learns_a_planted_value_function_in_any_units():
     for scale in (1e-3, 1.0, 1e3):
         torch.manual_seed(0)
         features, returns, mask = planted()
-        critic = Critic(16, 64, 1e-2)
-        fit(critic, features, returns * scale, mask, 30)
+        critic = Critic(16, 32, 1e-2)
+        fit(critic, features, returns * scale, mask, 10)
         held_out, truth, chosen = planted(seed=9)
         with torch.no_grad():
             assert explained_variance(critic(held_out, chosen), truth * scale, chosen) > 0.9
