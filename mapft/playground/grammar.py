@@ -102,8 +102,8 @@ class Grammar:
         return name
 
     def _splits(self, task: Task, slots: list[str], rest: str) -> Iterator[list[Phrase]]:
-        """Every way in which the slots can say exactly `rest`."""
-        if not slots and not rest:
+        """Every way in which the slots can say the beginning of `rest`."""
+        if not slots:
             yield []
         for name in self.slots[slots[0]] if slots else ():
             for phrase in self._group(task, name):

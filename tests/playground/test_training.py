@@ -42,6 +42,8 @@ def test_fit_memorises_one_batch() -> None:
     fit(model, [batch] * 60, block_lr=0.01, outer_lr=0.01, on_step=done.append)
     assert model(**batch).loss < 0.05
     assert done == list(range(1, 61))
+    # a gradient left over would be added to the next step's
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
