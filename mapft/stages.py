@@ -47,7 +47,9 @@ class Run:
         self.scores: dict[str, Score] = parse(config.rewards)
         self.root = Path(config.output)
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_RESULTS}
-        self.fingerprint = fingerprint(settings)
+        rewards = [str(reward["path"]) for reward in config.rewards.values() if "path" in reward]
+        self.files = {path: _file_state(path) for path in (config.model.path, config.data.path, *rewards)}
+        self.fingerprint = fingerprint(settings, self.files)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
         self.folder = Path(config.run_dir) if config.run_dir else self.root / name
 
@@ -93,7 +95,7 @@ class Run:
     def score(self) -> RewardMatrix:
         """Every pilot sample under every value -> scores.parquet."""
         samples = self.sample()
-        depends = self._sampling_depends() | {"rewards": self.config.rewards}
+        depends = self._sampling_depends() | {"rewards": self.config.rewards, "files": self.files}
         table = self._table("scores", depends, lambda: self._score(samples, "scoring"))
         return RewardMatrix(table[list(self.scores)].to_numpy(), list(self.scores), table["prompt_id"].to_numpy())
 
@@ -124,7 +126,7 @@ class Run:
             "data": dataclasses.asdict(config.data),
             "sampling": dataclasses.asdict(config.sampling),
             "seed": config.seed,
-            "files": {path: _file_state(path) for path in (config.model.path, config.data.path)},
+            "files": {path: self.files[path] for path in (config.model.path, config.data.path)},
         }
 
     def _table(self, kind: str, depends: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

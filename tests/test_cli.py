@@ -96,6 +96,16 @@ def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):
     assert len(list((tmp_path / "store").iterdir())) == 3
 
 
+def test_a_changed_reward_model_is_scored_anew(tmp_path):
+    paths = worlds.build(tmp_path)
+    assert main(["score", *own(paths, tmp_path / "runs")]) == 0
+    weights = paths["judge"] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert main(["score", *own(paths, tmp_path / "runs")]) == 0
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
+    assert sorted(kinds) == ["samples", "scores", "scores"]
+
+
 def test_unattainable_palette_stops_before_training_and_names_the_nearest(world, tmp_path, capfd):
     overrides = own(world, tmp_path, palette="+palette.absolute.vowels=5.0")
     assert main(["run", *overrides]) == 2
@@ -125,6 +135,7 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
         (["palette=hhh_99"], "hhh_99"),
         (["dual.estimator=best"], "best"),
         (["model.path=/no/such/model"], "model.path=/no/such/model does not exist"),
+        (["+rewards.third=foo"], "rewards.third=foo is no group of settings"),
         (["data.path=missing.jsonl"], "data.path=missing.jsonl does not exist"),
         (["sampling.max_new_tokens=60"], "longer than the 64 positions of the model"),
         (["sampling.top_p=2"], "sampling.top_p=2.0 is out of range"),

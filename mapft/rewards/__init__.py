@@ -36,6 +36,11 @@ KINDS: dict[str, type] = {"classifier": ClassifierScore, "function": FunctionSco
 
 def parse(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
     """Settings by value name -> scores by value name; a misspelt key or kind is refused with the known ones."""
+    for name, settings in rewards.items():
+        if not isinstance(settings, Mapping):
+            raise UserError(
+                f"rewards.{name}={settings} is no group of settings; write {{kind: classifier, path: ...}}."
+            )
     return {name: _parse_one(name, dict(settings)) for name, settings in rewards.items()}
 
 
