@@ -152,6 +152,20 @@ class ModeConfig:
     name: str = "simultaneous"
 
 
+@dataclass(kw_only=True)
+class RefineConfig:
+    """Refinement of lambda on the rollouts of the policy in training."""
+
+    every: int | None = 8  # PPO iterations between two refinements; null: never
+    start: float = 0.25  # share of the training before the first one, in which the policy moves most
+    tolerance: float = 0.02  # sd; lambda stays while every target is kept this closely
+
+    def __post_init__(self) -> None:
+        _require(self.every is None or self.every >= 1, "refine.every", self.every, "at least 1, or null for never")
+        _require(0 <= self.start <= 1, "refine.start", self.start, "between 0 and 1")
+        _require(self.tolerance >= 0, "refine.tolerance", self.tolerance, "0 or more")
+
+
 _COUNTS = (
     "total_episodes",
     "per_device_train_batch_size",
@@ -242,6 +256,7 @@ class Config:
     dual: DualConfig
     mode: ModeConfig
     trainer: TrainerConfig
+    refine: RefineConfig
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     seed: int = 0

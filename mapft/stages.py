@@ -180,7 +180,8 @@ class Run:
         if not (adapter / "adapter_config.json").exists():
             from mapft.align.simultaneous import train
 
-            train(self.config, self.scores, self.solve(), self.prompts[0], self.folder, adapter)
+            solution, sd = self.solve(), read_json(self.folder / "solution.json")["sd"]
+            train(self.config, self.scores, solution, sd, self.prompts[0], self.folder, adapter)
         return adapter
 
     def join_training(self) -> None:
@@ -217,39 +218,17 @@ class Run:
         return read_json(path)
 
     def _summary(self) -> dict[str, Any]:
-        from mapft.evaluation.realized import mean_over_prompts
+        from mapft.align.refinement import REFINEMENTS, read_history
+        from mapft.evaluation.realized import summarize
 
         solution, adapter = self.solve(), self.train()
         record = read_json(self.folder / "solution.json")
+        refinements = read_history(self.folder / REFINEMENTS)
         base = self._evaluate_policy("base", None)
         tuned = self._evaluate_policy("tuned", adapter)
-        settings = self.config.evaluation
-
-        def estimate(table: pd.DataFrame, column: str) -> dict[str, float]:
-            ids = table["prompt_id"].to_numpy()
-            return dataclasses.asdict(mean_over_prompts(table[column].to_numpy(), ids, settings, self.config.seed))
-
-        values = {}
-        for name in self.scores:
-            realized, target, sd = estimate(tuned, name), solution.targets.get(name), record["sd"][name]
-            gap = None if target is None or sd == 0 else (realized["mean"] - target) / sd
-            values[name] = {
-                "base": estimate(base, name)["mean"],
-                "target": target,
-                "lam": solution.lam[name],
-                "predicted": solution.realized[name],
-                "realized": realized,
-                "sd": sd,
-                "gap_sd": gap,
-                "met": None if gap is None else gap >= -settings.tolerance_sd,
-            }
         return {
-            "values": values,
-            "kl_predicted": solution.kl,
-            "kl": estimate(tuned, "kl"),
-            "prompts": int(tuned["prompt_id"].nunique()),
-            "confidence": settings.confidence,
-            "tolerance_sd": settings.tolerance_sd,
+            **summarize(base, tuned, solution, record["sd"], self.config.evaluation, self.config.seed),
+            "lam": refinements[-1]["lam"] if refinements else solution.lam,
             "adjusted": record["adjusted"],
             "adapter": str(adapter),
         }

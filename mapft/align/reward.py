@@ -9,16 +9,21 @@ from mapft.rewards import Scorer
 from mapft.rewards.scoring import finite
 from mapft.sampling.prompts import text_of
 
+Observer = Callable[[Any, Sequence[str], np.ndarray], Mapping[str, float]]
+
 
 class PaletteReward:
     """R(x, y) = kl_coef * sum_i lam_i r_i(x, y), so that with KL weight kl_coef the optimum is p_lam (theorem 2).
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
-    RLOOTrainer too. Logs every value's raw scores: map/scores/{value} (mean) and map/scores_std/{value}.
+    RLOOTrainer too. Logs every value's raw scores, map/scores/{value} (mean) and map/scores_std/{value}, and
+    map/lam/{value}. observe: told the trainer's state, the prompts and the scores (B, V), returns the lam to use.
     """
 
-    def __init__(self, scorers: Mapping[str, Scorer], lam: Mapping[str, float], kl_coef: float):
-        self.scorers, self.lam, self.kl_coef = scorers, lam, kl_coef
+    def __init__(
+        self, scorers: Mapping[str, Scorer], lam: Mapping[str, float], kl_coef: float, observe: Observer | None = None
+    ):
+        self.scorers, self.lam, self.kl_coef, self.observe = scorers, lam, kl_coef, observe
         self.__name__ = "palette"
 
     def __call__(
@@ -26,15 +31,20 @@ class PaletteReward:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         log_metric: Callable[[str, float], None] = lambda name, value: None,
+        trainer_state: Any = None,
         **_: Any,
     ) -> list[float]:
         """One reward per completion."""
         texts = [text_of(prompt) for prompt in prompts]
         answers = [text_of(completion) for completion in completions]
-        total_N = np.zeros(len(texts))
-        for name, scorer in self.scorers.items():
-            scores_N = finite(name, scorer.score(texts, answers))
-            log_metric(f"map/scores/{name}", float(scores_N.mean()))
-            log_metric(f"map/scores_std/{name}", float(scores_N.std()))
-            total_N += self.lam[name] * scores_N
-        return (self.kl_coef * total_N).tolist()
+        scores_BV = np.empty((len(texts), len(self.scorers)))
+        for column, (name, scorer) in enumerate(self.scorers.items()):
+            scores_BV[:, column] = finite(name, scorer.score(texts, answers))
+        if self.observe:
+            self.lam = self.observe(trainer_state, texts, scores_BV)
+        for name, scores_B in zip(self.scorers, scores_BV.T, strict=True):
+            log_metric(f"map/scores/{name}", float(scores_B.mean()))
+            log_metric(f"map/scores_std/{name}", float(scores_B.std()))
+            log_metric(f"map/lam/{name}", self.lam[name])
+        lam_V = np.array([self.lam[name] for name in self.scorers])
+        return (self.kl_coef * scores_BV @ lam_V).tolist()

@@ -1,13 +1,16 @@
 """All values at once: PPO on lam.r against the base policy."""
 
 import dataclasses
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
 
+from mapft.align.refinement import REFINEMENTS, RefinedLambda
 from mapft.align.reward import PaletteReward
 from mapft.config import Config, Tracker
 from mapft.palette import DualSolution
@@ -20,33 +23,50 @@ from mapft.tracking import JsonLines
 
 
 def train(
-    config: Config, scores: dict[str, Score], solution: DualSolution, prompts: list[Prompt], run: Path, adapter: Path
+    config: Config,
+    scores: dict[str, Score],
+    solution: DualSolution,
+    sd: Mapping[str, float],
+    prompts: list[Prompt],
+    run: Path,
+    adapter: Path,
 ) -> None:
-    """Move the policy to p_lam and save its adapter; checkpoints and logs.jsonl lie in the run folder.
+    """Move the policy to p_lam and save its adapter; checkpoints, logs.jsonl and refinement.json lie in the run folder.
 
     Every value is scored and logged, so that a slack one is seen sinking. When every multiplier is 0 the base policy
-    keeps the palette already, and the adapter that is saved changes nothing.
+    keeps the palette already, and the adapter that is saved changes nothing. sd: of the base scores.
     """
     policy, tokenizer = load_policy(config.model)
     scorers = {name: score.load(name) for name, score in scores.items()}
+    args = ppo_config(config, run)
+    checkpoint = last_checkpoint(run / "checkpoints")
+    lam = RefinedLambda(
+        solution, sd, config.refine, run / REFINEMENTS, args.steps_per_iteration, args.process_index == 0
+    )
+    lam.resume(step_of(checkpoint) if checkpoint else 0)
     trainer = PPOTrainer(
         policy,
-        [PaletteReward(scorers, solution.lam, config.trainer.kl_coef)],
-        args=ppo_config(config, run),
+        [PaletteReward(scorers, lam.lam, config.trainer.kl_coef, lam.observe)],
+        args=args,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
         peft_config=lora_config(config),
         callbacks=[JsonLines(run / "logs.jsonl", solution.targets)],
     )
-    if any(lam > 0 for lam in solution.lam.values()):
-        trainer.train(resume_from_checkpoint=last_checkpoint(run / "checkpoints"))
+    if any(solution.lam.values()):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(adapter))
 
 
-def last_checkpoint(folder: Path) -> str | None:
+def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint: the critic's optimizer is its last file, and appears by renaming."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{OPTIMIZER}")]
-    return str(max(whole, key=lambda path: int(path.name.removeprefix("checkpoint-")))) if whole else None
+    return max(whole, key=step_of) if whole else None
+
+
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps done when it was saved."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def lora_config(config: Config) -> LoraConfig:
@@ -65,6 +85,10 @@ def lora_config(config: Config) -> LoraConfig:
 def ppo_config(config: Config, run: Path) -> PPOConfig:
     """The run's settings as PPO's; bf16 autocast only where the base itself is bf16."""
     sampling, on_gpu = config.sampling, torch.cuda.is_available()
+    trainer = dataclasses.asdict(config.trainer)
+    if config.refine.every:  # checkpoints fall between two refinements, when no rollouts are pending
+        between = config.refine.every * config.trainer.num_ppo_epochs * config.trainer.num_mini_batches
+        trainer["save_steps"] = math.ceil(trainer["save_steps"] / between) * between
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)  # transformers about TRL's names
         return PPOConfig(
@@ -80,5 +104,5 @@ def ppo_config(config: Config, run: Path) -> PPOConfig:
             report_to=[] if config.tracking.report_to is Tracker.none else [config.tracking.report_to.value],
             project=config.tracking.project,
             run_name=run.name,
-            **dataclasses.asdict(config.trainer),
+            **trainer,
         )

@@ -4,27 +4,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """value | base level | target c | predicted (dual) | realized after PPO with interval | gap in base sd | met?"""
-    percent = f"{100 * summary['confidence']:.0f} %"
-    table = Table(title=f"Promised and realized on {summary['prompts']} held-out prompts")
-    for heading in ("value", "base level", "target c", "lambda", "predicted (dual)", f"realized after PPO ({percent})"):
-        table.add_column(heading, justify="left" if heading == "value" else "right")
-    table.add_column("gap (sd)", justify="right")
-    table.add_column(f"met? (within {summary['tolerance_sd']:g} sd)")
+    """value | base | target c | lambda, pilot -> refined | predicted | realized +- interval | gap in sd | met?
+
+    Narrow enough for a terminal of 80 columns. +- is the longer half of the interval; evaluation.json has both ends.
+    """
+    title = f"Promised and realized on {summary['prompts']} held-out prompts"
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    realized = f"realized\n± {100 * summary['confidence']:.0f} %"
+    met = f"within\n{summary['tolerance_sd']:g} sd"
+    for heading in ("value", "base", "target", "lambda", "predicted", realized, "gap\n(sd)", met):
+        table.add_column(heading, justify="left" if heading == "value" else "right", no_wrap=True)
     for name, row in summary["values"].items():
         real = row["realized"]
+        half = max(real["high"] - real["mean"], real["mean"] - real["low"])
         table.add_row(
             name,
             f"{row['base']:.3f}",
             "free" if row["target"] is None else f"{row['target']:.3f}",
-            f"{row['lam']:.3f}",
+            f"{row['lam']:.2f}→{summary['lam'][name]:.2f}",
             f"{row['predicted']:.3f}",
-            f"{real['mean']:.3f} [{real['low']:.3f}, {real['high']:.3f}]",
+            f"{real['mean']:.3f} ± {half:.3f}",
             "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",
             "" if row["met"] is None else ("yes" if row["met"] else "no"),
         )

@@ -36,4 +36,4 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{step}" / OPTIMIZER).touch()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-16")
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-16"

@@ -1,10 +1,16 @@
 """Truth: hand arithmetic, and the coverage of a planted mean."""
 
+from io import StringIO
+
 import numpy as np
+import pandas as pd
 import pytest
+from rich.console import Console
 
 from mapft.config import EvaluationConfig
-from mapft.evaluation.realized import mean_over_prompts
+from mapft.evaluation.realized import mean_over_prompts, summarize
+from mapft.evaluation.report import closing_table
+from mapft.palette import Palette, RewardMatrix, solve_dual
 
 
 def test_prompts_weigh_alike_whatever_their_number_of_responses():
@@ -23,3 +29,26 @@ def test_interval_covers_a_planted_mean():
         estimate = mean_over_prompts(numbers, ids, settings, seed)
         covered += estimate.low <= 0 <= estimate.high
     assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_summary_gives_gaps_in_sd_of_the_pilot_and_judges_targets_alone():
+    pilot = RewardMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "b"], [0, 0, 1, 1])
+    solution = solve_dual(pilot, Palette({"a": 1.5}))
+    tuned = pd.DataFrame({"prompt_id": [0, 1], "a": [1.2, 1.6], "b": [5.0, 5.0], "kl": [0.1, 0.3]})
+    base = pd.DataFrame({"prompt_id": [0, 1], "a": [1.0, 1.0], "b": [2.0, 2.0]})
+    summary = summarize(base, tuned, solution, pilot.sd, EvaluationConfig(tolerance_sd=0.05), seed=0)
+    assert summary["values"]["a"]["gap_sd"] == pytest.approx((1.4 - 1.5) / 1.0)
+    assert summary["values"]["a"]["met"] is False
+    assert summary["values"]["b"]["target"] is summary["values"]["b"]["met"] is None
+    assert summary["kl"]["mean"] == pytest.approx(0.2)
+    assert summary["kl_predicted"] == solution.kl
+
+
+def test_the_closing_table_shows_the_lambda_that_training_ended_with():
+    row = {"base": 0.0, "target": 1.5, "lam": 0.5, "predicted": 1.5, "gap_sd": -0.02, "met": True}
+    row |= {"realized": {"mean": 1.48, "low": 1.4, "high": 1.6}, "sd": 1.0}
+    summary = {"values": {"a": row}, "lam": {"a": 0.625}, "confidence": 0.9, "tolerance_sd": 0.1, "prompts": 7}
+    console = Console(record=True, width=80, file=StringIO())
+    console.print(closing_table(summary))
+    line = next(line for line in console.export_text().splitlines() if "1.480" in line)
+    assert line.split() == ["a", "0.000", "1.500", "0.50→0.62", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]

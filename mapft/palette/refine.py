@@ -1,0 +1,77 @@
+"""Multipliers refined on policy: the dual solved again on samples of the policy that training has reached.
+
+Rollouts of pi, on its way to p_lam, take the place of the base samples (method section 9):
+
+    delta = argmax_{delta >= -lam}  delta.c - E_x log E_{y~pi} exp(delta.r);    lam <- lam + delta
+
+pi is close to where it has to be, so the problem is well conditioned, and at delta = 0 the levels that pi realizes are
+the targets: the bias of a small pilot and what PPO has not yet learnt are both removed.
+
+Legend: V values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mapft.palette.estimators import Estimator
+from mapft.palette.matrix import RewardMatrix
+from mapft.palette.palette import Palette
+from mapft.palette.partition import Floats
+from mapft.palette.problem import Problem
+
+TRUSTED = 0.5  # share of the rollouts that must stay effective: further away they say little
+HALVINGS = 20
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """One refinement; every dict is keyed by value name.
+
+    lam: the new multipliers, nats per raw unit, >= 0. delta: what was added, exactly 0 for a free value.
+    level: E_{y~pi} r_i of the rollouts, raw units, before the refinement. aim: share of the way from these levels to
+    the targets that the rollouts can answer for, in (0, 1]. ess: effective number of rollouts under exp(delta.r).
+    """
+
+    lam: dict[str, float]
+    delta: dict[str, float]
+    level: dict[str, float]
+    aim: float
+    ess: float
+
+
+def refine(rollouts: RewardMatrix, palette: Palette, lam: Mapping[str, float]) -> Refinement:
+    """lam + delta for the policy pi that was trained towards lam and drew the rollouts.
+
+    Where the rollouts cannot answer for the targets (fewer than half of them would stay effective), the aim is halved
+    until they can. The estimator is `centered` when every prompt has two rollouts or more, else `pooled`, which takes
+    differences between prompts for room to move and so makes shorter steps; where delta comes to rest, both agree.
+    Source: method section 9.
+    """
+    estimator: Estimator = "centered" if (rollouts.groups.sizes > 1).all() else "pooled"
+    problem = Problem(rollouts, estimator)
+    target_V, lam_V = problem.target(palette.targets), problem.lam(lam)
+    base = problem.partition.tilted(-lam_V)  # so that the new multipliers, not delta, are what is bounded by 0
+    aim = 1.0
+    for _ in range(HALVINGS):
+        ascent = problem.ascend(_aimed(target_V, aim), lam_V, base)
+        if ascent.tilt.ess >= TRUSTED * len(rollouts):
+            break
+        aim /= 2
+    free_V = ~np.isfinite(target_V)
+    new_V = np.where(free_V, lam_V, ascent.lam_V)
+    return Refinement(
+        lam=problem.named(new_V / problem.frame.scale_V),
+        delta=problem.named((new_V - lam_V) / problem.frame.scale_V),
+        level=rollouts.base,
+        aim=aim,
+        ess=ascent.tilt.ess,
+    )
+
+
+def _aimed(target_V: Floats, aim: float) -> Floats:
+    """Targets, in sd above the rollouts' level, at a share of their distance."""
+    return np.where(np.isfinite(target_V), aim * target_V, target_V)

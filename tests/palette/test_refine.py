@@ -1,0 +1,78 @@
+"""Truth: Gaussian scores, where p_lam is N(mu + Sigma lam, Sigma) and lam* = Sigma^-1 (c - mu)."""
+
+import numpy as np
+import pytest
+
+from mapft.palette import Palette, RewardMatrix, refine
+
+MEAN = np.array([1.0, -2.0])
+COVARIANCE = np.array([[1.0, 0.4], [0.4, 2.0]])
+VALUES = ("a", "b")
+
+
+def policy_rollouts(lam, n=200_000, per_prompt=1, mean=MEAN):
+    """Rollouts of p_lam, with exact mean and covariance so that only the third moment on is random."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 2))
+    x = (x - x.mean(0)) @ np.linalg.inv(np.linalg.cholesky(np.cov(x.T, bias=True))).T
+    scores = mean + COVARIANCE @ lam + x @ np.linalg.cholesky(COVARIANCE).T
+    return RewardMatrix(scores, VALUES, np.arange(n) // per_prompt)
+
+
+def solution(target):
+    return np.linalg.solve(COVARIANCE, target - MEAN)
+
+
+@pytest.mark.parametrize("per_prompt", [1, 2])
+@pytest.mark.parametrize("start", [(0.0, 0.0), (0.3, 0.1), (0.9, 0.6)])
+def test_from_any_policy_on_the_way_lam_becomes_the_solution(start, per_prompt):
+    target = np.array([1.5, -1.0])
+    lam = dict(zip(VALUES, start, strict=True))
+    refined = refine(
+        policy_rollouts(np.array(start), per_prompt=per_prompt), Palette(dict(zip(VALUES, target, strict=True))), lam
+    )
+    assert refined.aim == 1
+    np.testing.assert_allclose(list(refined.lam.values()), solution(target), atol=0.01)
+    for name in VALUES:
+        assert refined.delta[name] == pytest.approx(refined.lam[name] - lam[name], abs=1e-12)
+
+
+def test_a_multiplier_falls_to_zero_and_no_further():
+    """With b far above its target, a alone is left: lam_a = (c_a - mu_a) / Sigma_aa, and b's level is free to sink."""
+    refined = refine(policy_rollouts(np.array([0.3, 0.3])), Palette({"a": 1.5, "b": -2.5}), {"a": 0.3, "b": 0.3})
+    assert refined.lam["b"] == 0
+    assert refined.delta["b"] == pytest.approx(-0.3)
+    assert refined.lam["a"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_at_rest_where_the_policy_keeps_the_palette():
+    lam = {"a": 0.3, "b": 0.1}
+    rollouts = policy_rollouts(np.array([0.3, 0.1]), n=1000)
+    refined = refine(rollouts, Palette(rollouts.base), lam)
+    assert refined.lam == pytest.approx(lam, abs=1e-9)
+    assert refined.ess == pytest.approx(1000)
+
+
+def test_a_free_value_keeps_lam_zero():
+    refined = refine(policy_rollouts(np.array([0.3, 0.0])), Palette({"a": 1.5}), {"a": 0.3, "b": 0.0})
+    assert refined.lam["b"] == 0
+    assert refined.lam["a"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_target_out_of_sight_is_approached_as_far_as_half_of_the_rollouts_stay_effective():
+    rollouts = policy_rollouts(np.zeros(2), n=2000)
+    refined = refine(rollouts, Palette({"a": 50.0, "b": 0.0}), {"a": 0.0, "b": 0.0})
+    assert 0 < refined.aim < 1
+    assert refined.ess >= 1000
+    assert refined.lam["a"] > 0.1
+
+
+def test_prompts_that_differ_shorten_pooled_steps_and_leave_centered_ones():
+    """Half of the variance between prompts, K = 2: within-prompt variance 1 gives lam = 1 for a target of one more."""
+    rng = np.random.default_rng(1)
+    scores = np.repeat(rng.standard_normal(100_000), 2) + rng.standard_normal(200_000)
+    paired = RewardMatrix(scores[:, None], ["a"], np.arange(200_000) // 2)
+    single = RewardMatrix(scores[:, None], ["a"], np.arange(200_000))
+    target = Palette({"a": paired.base["a"] + 0.5})
+    assert refine(paired, target, {"a": 0.0}).lam["a"] == pytest.approx(0.5, abs=0.02)
+    assert refine(single, target, {"a": 0.0}).lam["a"] == pytest.approx(0.25, abs=0.02)
