@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -301,6 +302,9 @@ def _file_state(path: str) -> list[list[Any]]:
 
 def execute(config: Config, stage: str, as_json: bool = False) -> None:
     """Run the job up to and including `stage`; what is already there is kept."""
+    warnings.filterwarnings(
+        "ignore", "`is_gradient_checkpointing", FutureWarning
+    )  # transformers about peft's and TRL's use
     run = Run(config)
     run.open()
     run.console.quiet = run.console.quiet or as_json

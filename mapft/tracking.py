@@ -1,11 +1,11 @@
-"""Training logs: always logs.jsonl in the run folder."""
+"""Training logs: always logs.jsonl in the run folder, and the levels beside the progress bar."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class JsonLines(TrainerCallback):
@@ -27,3 +27,28 @@ class JsonLines(TrainerCallback):
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs, **self.targets}) + "\n")
+
+
+class LevelBar(ProgressCallback):
+    """The progress bar of training, with every value's gap to its target in sd and the KL to the base in nats."""
+
+    def __init__(self, targets: Mapping[str, float], sd: Mapping[str, float]) -> None:
+        super().__init__()
+        self.targets, self.sd = targets, sd
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """One short line in the bar instead of every metric on the screen."""
+        if self.training_bar is not None and logs and "objective/kl" in logs:
+            gaps = {
+                name: f"{(logs[f'map/scores/{name}'] - target) / self.sd[name]:+.2f}sd"
+                for name, target in self.targets.items()
+                if self.sd[name] > 0
+            }
+            self.training_bar.set_postfix(gaps | {"KL": f"{logs['objective/kl']:.2f}"})

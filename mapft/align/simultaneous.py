@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import ProgressCallback
 
 from mapft.align.refinement import REFINEMENTS, RefinedLambda
 from mapft.align.reward import PaletteReward
@@ -19,7 +20,7 @@ from mapft.ppo.critic import OPTIMIZER
 from mapft.rewards import Score
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
-from mapft.tracking import JsonLines
+from mapft.tracking import JsonLines, LevelBar
 
 
 def train(
@@ -53,6 +54,8 @@ def train(
         peft_config=lora_config(config),
         callbacks=[JsonLines(run / "logs.jsonl", solution.targets)],
     )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(LevelBar(solution.targets, sd))
     if any(solution.lam.values()):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(adapter))
