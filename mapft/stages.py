@@ -47,9 +47,13 @@ class Run:
         self.console = Console(quiet=not self.main, stderr=False)
         self.scores: dict[str, Score] = parse(config.rewards)
         self.root = Path(config.output)
-        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_RESULTS}
-        rewards = [str(reward["path"]) for reward in config.rewards.values() if "path" in reward]
-        self.files = {path: _file_state(path) for path in (config.model.path, config.data.path, *rewards)}
+        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_TRAINED}
+        paths = (
+            config.model.path,
+            config.data.path,
+            *(path for score in self.scores.values() for path in score.files()),
+        )
+        self.files = {path: _file_state(path) for path in paths}
         self.fingerprint = fingerprint(settings, self.files)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
         self.folder = Path(config.run_dir) if config.run_dir else self.root / name
@@ -96,8 +100,7 @@ class Run:
     def score(self) -> RewardMatrix:
         """Every pilot sample under every value -> scores.parquet."""
         samples = self.sample()
-        depends = self._sampling_depends() | {"rewards": self.config.rewards, "files": self.files}
-        table = self._table("scores", depends, lambda: self._score(samples, "scoring"))
+        table = self._table("scores", self._scoring_depends(), lambda: self._score(samples, "scoring"))
         return RewardMatrix(table[list(self.scores)].to_numpy(), list(self.scores), table["prompt_id"].to_numpy())
 
     def solve(self) -> DualSolution:
@@ -129,6 +132,9 @@ class Run:
             "seed": config.seed,
             "files": {path: self.files[path] for path in (config.model.path, config.data.path)},
         }
+
+    def _scoring_depends(self) -> dict[str, Any]:
+        return self._sampling_depends() | {"rewards": self.config.rewards, "files": self.files}
 
     def _table(self, kind: str, depends: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         """From the run folder, else from the store, else made; kept in both."""
@@ -208,14 +214,17 @@ class Run:
             self.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
 
     def evaluate(self) -> dict[str, Any]:
-        """Realized levels of base and adapter on held-out prompts -> evaluation.json, report.md."""
-        path = self.folder / "evaluation.json"
-        if not path.exists():
+        """Realized levels of base and adapter on held-out prompts -> evaluation.json, report.md.
+
+        They are made again when the settings of the evaluation have changed.
+        """
+        path, settings = self.folder / "evaluation.json", dataclasses.asdict(self.config.evaluation)
+        if not path.exists() or read_json(path)["settings"] != settings:
             from mapft.evaluation.report import write_markdown
 
             summary = self._summary()
             write_atomically(self.folder / "report.md", lambda temporary: write_markdown(summary, temporary))
-            write_json(path, summary)
+            write_json(path, summary | {"settings": settings})
         return read_json(path)
 
     def _summary(self) -> dict[str, Any]:
@@ -236,29 +245,34 @@ class Run:
 
     def _evaluate_policy(self, name: str, adapter: Path | None) -> pd.DataFrame:
         """Fresh responses to the held-out prompts with their scores -> evaluation_{name}.parquet."""
+        per_prompt = self.config.evaluation.samples_per_prompt
+        policy = "base" if adapter is None else self.fingerprint
+        depends = self._scoring_depends() | {"policy": policy, "samples_per_prompt": per_prompt}
+        table = stored(self.root / "store", "evaluation", depends, lambda: self._draw_held_out(name, adapter))
         path = self.folder / f"evaluation_{name}.parquet"
-        if not path.exists():
-            from mapft.sampling.generate import draw, tokenize
-            from mapft.sampling.models import load_policy, with_adapter
+        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+        return table
 
-            config = self.config
-            policy, tokenizer = load_policy(config.model)
-            with self.progress() as progress:
-                samples = draw(
-                    policy if adapter is None else with_adapter(policy, adapter),
-                    tokenizer,
-                    tokenize(self.prompts[2], tokenizer),
-                    config.sampling,
-                    config.evaluation.samples_per_prompt,
-                    derive_seed(config.seed, "evaluation", name),
-                    lambda done, total: progress(f"sampling the {name} policy", done, total),
-                    measure_kl=adapter is not None,
-                )
-            del policy
-            scores = self._score(samples, f"scoring the {name} policy").drop(columns="prompt_id")
-            table = pd.concat([samples, scores], axis=1)
-            write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-        return pd.read_parquet(path)
+    def _draw_held_out(self, name: str, adapter: Path | None) -> pd.DataFrame:
+        from mapft.sampling.generate import draw, tokenize
+        from mapft.sampling.models import load_policy, with_adapter
+
+        config = self.config
+        policy, tokenizer = load_policy(config.model)
+        with self.progress() as progress:
+            samples = draw(
+                policy if adapter is None else with_adapter(policy, adapter),
+                tokenizer,
+                tokenize(self.prompts[2], tokenizer),
+                config.sampling,
+                config.evaluation.samples_per_prompt,
+                derive_seed(config.seed, "evaluation", name),
+                lambda done, total: progress(f"sampling the {name} policy", done, total),
+                measure_kl=adapter is not None,
+            )
+        del policy
+        scores = self._score(samples, f"scoring the {name} policy").drop(columns="prompt_id")
+        return pd.concat([samples, scores], axis=1)
 
 
 ESTIMATORS: dict[EstimatorName, Estimator | None] = {
@@ -267,7 +281,7 @@ ESTIMATORS: dict[EstimatorName, Estimator | None] = {
     EstimatorName.pooled: "pooled",
     EstimatorName.per_prompt: "per_prompt",
 }
-_NOT_RESULTS = ("tracking", "output", "run_dir")
+_NOT_TRAINED = ("tracking", "output", "run_dir", "evaluation")
 
 
 def make_palette(config: Config, matrix: RewardMatrix) -> Palette:

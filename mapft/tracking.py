@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mapft.sampling.store import write_atomically
+
 
 class JsonLines(TrainerCallback):
     """Appends every log of the trainer as one JSON line, with the palette's targets beside the realized levels."""
@@ -14,6 +16,13 @@ class JsonLines(TrainerCallback):
     def __init__(self, path: Path, targets: Mapping[str, float]) -> None:
         self.path = path
         self.targets = {f"map/target/{name}": target for name, target in targets.items()}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Drop what a killed run logged after the checkpoint that this one starts from."""
+        if state.is_world_process_zero and self.path.exists():
+            lines = self.path.read_text("utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            write_atomically(self.path, lambda temporary: temporary.write_text("".join(kept), "utf-8"))
 
     def on_log(
         self,

@@ -1,6 +1,7 @@
 """The command line as a user meets it. Truth: exit codes, one sentence on stderr, and what is on disk."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,30 @@ def test_the_main_job_on_a_model_prompts_and_rewards_of_the_users_own(world, tmp
     assert main(arguments) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert capfd.readouterr().out.count("Promised and realized") == 1
+    assert main([*arguments, "evaluation.samples_per_prompt=8", "evaluation.confidence=0.5"]) == 0
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    changed = {path.name for path in after if path.is_file() and after[path] != before.get(path)}
+    assert changed == {"evaluation.json", "report.md", "evaluation_base.parquet", "evaluation_tuned.parquet"}
+    narrow = json.loads((folder / "evaluation.json").read_text())["values"]["vowels"]["realized"]
+    assert narrow["high"] - narrow["low"] < 0.6 * (vowels["realized"]["high"] - vowels["realized"]["low"])
+    assert emitted(folder / "logs.jsonl") == glossary()
+
+
+def emitted(logs: Path) -> set[str]:
+    """Names of all metrics, with the names of values and reward functions taken out."""
+    names = {name for line in logs.read_text().splitlines() for name in json.loads(line)}
+    names = {re.sub(r"^(map/\w+)/(vowels|judge)$", r"\1/{value}", name) for name in names}
+    return {re.sub(r"^rewards/palette/", "rewards/{function}/", name) for name in names}
+
+
+def glossary() -> set[str]:
+    """Names in the README's table of metrics; `a/b`, `/c` stands for a/b and a/c."""
+    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    names: list[str] = []
+    for row in readme.split("## Metrics")[1].splitlines():
+        for name in re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else []:
+            names.append(names[-1].rpartition("/")[0] + name if name.startswith("/") else name)
+    return set(names)
 
 
 def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):
@@ -102,6 +127,18 @@ def test_a_changed_reward_model_is_scored_anew(tmp_path):
     weights = paths["judge"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert main(["score", *own(paths, tmp_path / "runs")]) == 0
+    kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
+    assert sorted(kinds) == ["samples", "scores", "scores"]
+
+
+def test_a_changed_reward_function_is_scored_anew(world, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "my_scores.py"
+    source.write_text("def length(prompts, completions): return [float(len(c)) for c in completions]")
+    overrides = own(world, tmp_path / "runs", "rewards.vowels.target=my_scores:length")
+    assert main(["score", *overrides]) == 0
+    source.write_text("def length(prompts, completions): return [float(len(c)) ** 2 for c in completions]")
+    assert main(["score", *overrides]) == 0
     kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
     assert sorted(kinds) == ["samples", "scores", "scores"]
 

@@ -1,6 +1,6 @@
 """Scores r_i(x, y): one file per kind, one table that names the kinds.
 
-To add a kind: one file with a frozen dataclass of settings and a `load` method that returns a `Scorer`; one line in
+To add a kind: one file with a frozen dataclass of settings that is a `Score`; one line in
 KINDS; one YAML in conf/rewards; one row in tests/rewards/test_contract.py. Importing this package loads no torch.
 """
 
@@ -28,6 +28,10 @@ class Score(Protocol):
 
     def load(self, name: str) -> Scorer:
         """The scorer of value `name`, models on the best device here."""
+        ...
+
+    def files(self) -> list[str]:
+        """Paths of what the scores depend on besides the settings: when these change, texts are scored again."""
         ...
 
 

@@ -17,7 +17,8 @@ class ClassifierScore:
     """r(x, y) = sign * output of the class `label` on template.format(prompt=x, response=y).
 
     output: logit z_k | log_probability log softmax(z)_k | probability softmax(z)_k. A regression head has one logit,
-    label 0. max_tokens cuts long texts on the right; batch_tokens bounds rows * longest row of one pass.
+    label 0. max_tokens cuts long texts on the left, so that the response stays; batch_tokens bounds rows * longest row
+    of one pass.
     """
 
     path: str
@@ -44,6 +45,9 @@ class ClassifierScore:
     def load(self, name: str) -> "ClassifierScorer":
         return ClassifierScorer(name, self)
 
+    def files(self) -> list[str]:
+        return [self.path]
+
 
 class ClassifierScorer:
     """The classifier in memory. Texts are sorted by length; batch composition never changes a score beyond rounding."""
@@ -56,7 +60,7 @@ class ClassifierScorer:
         path = existing_or_hub(settings.path, f"rewards.{name}.path")
         options: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            self.tokenizer = AutoTokenizer.from_pretrained(path, truncation_side="left", **options)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 path, dtype=settings.dtype, output_loading_info=True, **options
             )

@@ -1,6 +1,7 @@
 """Any Python function f(prompts, completions) -> list of floats as a score."""
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,14 @@ class FunctionScore:
 
     def load(self, name: str) -> "FunctionScorer":
         return FunctionScorer(name, self)
+
+    def files(self) -> list[str]:
+        """The module's source file; none for a module that is not there (load says so) or not a file."""
+        try:
+            spec = importlib.util.find_spec(self.target.partition(":")[0])
+        except Exception:  # importing a parent package can raise anything
+            return []
+        return [spec.origin] if spec is not None and spec.has_location and spec.origin else []
 
 
 class FunctionScorer:

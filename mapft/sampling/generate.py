@@ -111,22 +111,27 @@ def _draw_batch(
     if measure_kl:
         mask = torch.arange(ended.size(1), device=lengths.device) < lengths[:, None]
         attention = torch.cat([padded["attention_mask"], mask.long()], dim=1)
-        trained = log_prob(policy, sequences, attention, mask)
+        trained = log_prob(policy, sequences, attention, mask, config.temperature)
         with policy.disable_adapter():
-            base = log_prob(policy, sequences, attention, mask)
+            base = log_prob(policy, sequences, attention, mask, config.temperature)
         for row, kl in zip(rows, (trained - base).tolist(), strict=True):
             row["kl"] = kl
     return rows
 
 
 @torch.inference_mode()
-def log_prob(policy: Any, sequences: torch.Tensor, attention: torch.Tensor, mask_NT: torch.Tensor) -> torch.Tensor:
-    """log p(y|x) summed over the response tokens, (N,), fp32 log-softmax; 32 rows at a time bound the logits."""
+def log_prob(
+    policy: Any, sequences: torch.Tensor, attention: torch.Tensor, mask_NT: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """log p(y|x) as sampled at this temperature, summed over the response tokens, (N,), fp32 log-softmax.
+
+    top_k and top_p are not taken into account. 32 rows at a time bound the logits.
+    """
     length = mask_NT.size(1)
     parts = []
     for rows in torch.arange(len(sequences), device=sequences.device).split(32):
         inputs = model_inputs(policy.get_base_model(), sequences[rows], attention[rows])
         logits = policy(**inputs, logits_to_keep=length + 1).logits[:, :-1]
-        logp = logits.float().log_softmax(-1).gather(-1, sequences[rows, -length:, None]).squeeze(-1)
+        logp = (logits.float() / temperature).log_softmax(-1).gather(-1, sequences[rows, -length:, None]).squeeze(-1)
         parts.append((logp * mask_NT[rows]).sum(1))
     return torch.cat(parts)

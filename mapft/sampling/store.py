@@ -16,7 +16,7 @@ from mapft.config import fingerprint
 from mapft.errors import UserError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write to a neighbouring temporary file, then rename; a killed write leaves the old file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

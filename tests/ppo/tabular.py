@@ -75,13 +75,13 @@ def scores(seed: int = 1, values: int = 2) -> np.ndarray:
 
 
 @torch.no_grad()
-def log_probs(policy: torch.nn.Module) -> np.ndarray:
+def log_probs(policy: torch.nn.Module, temperature: float = 1.0) -> np.ndarray:
     """log p(y|x) of every response, (P, Y), float64: one forward pass per prompt on unpadded rows of full length."""
     out = np.zeros((len(PROMPTS), len(responses())))
     for p, prompt in enumerate(PROMPTS):
         head = tokenizer()(prompt)["input_ids"]
         rows = torch.tensor([[*head, *ids, *[0] * (STEPS - len(ids))] for ids in responses()])
-        logp = policy(input_ids=rows).logits.double().log_softmax(-1)
+        logp = (policy(input_ids=rows).logits.double() / temperature).log_softmax(-1)
         for y, ids in enumerate(responses()):
             out[p, y] = sum(logp[y, len(head) - 1 + t, token].item() for t, token in enumerate(ids))
     return out

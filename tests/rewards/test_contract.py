@@ -52,6 +52,14 @@ def test_classifier_equals_the_model_called_by_hand(judge, output):
     assert score.load("v").score(["Ask me."], ["Yes."])[0] == pytest.approx(-by_hand.item(), abs=1e-6)
 
 
+def test_a_long_prompt_is_cut_and_the_response_stays(judge):
+    """The last 16 tokens decide: prompts that differ only before them score alike, responses never do."""
+    scorer = parse({"v": settings("classifier", judge) | {"max_tokens": 16}})["v"].load("v")
+    first, other, answered = scorer.score(["why " * 50, "how " * 9 + "why " * 50, "why " * 50], ["Yes.", "Yes.", "No!"])
+    assert first == pytest.approx(other, abs=1e-6)
+    assert abs(first - answered) > 1e-4
+
+
 def test_batches_cover_every_row_once_within_the_budget():
     lengths = [3, 100, 1, 50, 50, 7]
     batches = by_length(lengths, 120)

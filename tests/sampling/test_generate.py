@@ -1,5 +1,7 @@
 """Truth: enumeration of the tabular world; the adapter's exact KL."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -44,14 +46,17 @@ def test_same_seed_same_draws_and_another_seed_others(world):
     assert not first["response"].equals(other["response"])
 
 
-def test_measured_kl_is_unbiased(world):
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_measured_kl_is_unbiased(world, temperature):
+    """Against the enumerated KL of both policies as sampled: every token's logits divided by the temperature."""
     policy, tokenizer, prompts = world
+    sampling = dataclasses.replace(SAMPLING, temperature=temperature)
     torch.manual_seed(0)
     adapted = get_peft_model(policy, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
-    log_p = tabular.log_probs(adapted.eval())
+    log_p = tabular.log_probs(adapted.eval(), temperature)
     with adapted.disable_adapter():
-        exact = tabular.kl(log_p, tabular.log_probs(adapted))
-    table = draw(adapted, tokenizer, prompts, SAMPLING, 1000, seed=3, measure_kl=True)
+        exact = tabular.kl(log_p, tabular.log_probs(adapted, temperature))
+    table = draw(adapted, tokenizer, prompts, sampling, 1000, seed=3, measure_kl=True)
     error = table["kl"].std() / np.sqrt(len(table))
     assert exact > 10 * error
     assert abs(table["kl"].mean() - exact) < 4 * error
