@@ -82,16 +82,14 @@ class DataConfig:
     column: str = "prompt"  # texts, or lists of {"role", "content"} messages
     evaluation_fraction: float = 0.25  # share of distinct prompts held out
     pilot_prompts: int | None = 512  # of the training prompts, to solve lambda on; null: all
-    evaluation_prompts: int | None = 512  # of the held-out prompts; null: all
     max_prompt_tokens: int = 512  # longer prompts are refused with their number
 
     def __post_init__(self) -> None:
         fraction = self.evaluation_fraction
         _require(0 < fraction < 1, "data.evaluation_fraction", fraction, "between 0 and 1, both excluded")
-        for name in ("pilot_prompts", "evaluation_prompts"):
-            _require(
-                getattr(self, name) is None or getattr(self, name) >= 1, f"data.{name}", getattr(self, name), ">= 1"
-            )
+        _require(
+            self.pilot_prompts is None or self.pilot_prompts >= 1, "data.pilot_prompts", self.pilot_prompts, ">= 1"
+        )
 
 
 @dataclass(kw_only=True)
@@ -224,12 +222,14 @@ class TrainerConfig:
 class EvaluationConfig:
     """The check of the promise on held-out prompts."""
 
+    prompts: int | None = 512  # of the held-out prompts; null: all
     samples_per_prompt: int = 8
     confidence: float = 0.95
     bootstrap: int = 2000  # resamples of the prompts
     tolerance_sd: float = 0.10  # a target counts as met down to this many base sd below it
 
     def __post_init__(self) -> None:
+        _require(self.prompts is None or self.prompts >= 1, "evaluation.prompts", self.prompts, ">= 1")
         _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "between 0 and 1")
         _require(self.samples_per_prompt >= 1, "evaluation.samples_per_prompt", self.samples_per_prompt, "at least 1")
         _require(self.bootstrap >= 100, "evaluation.bootstrap", self.bootstrap, "at least 100")

@@ -67,7 +67,7 @@ class Run:
             )
         if self.main and not path.exists():
             versions = {package: version(package) for package in PACKAGES}
-            settings = dataclasses.asdict(self.config)
+            settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k != "evaluation"}
             write_json(path, {"fingerprint": self.fingerprint, "versions": versions, "config": settings})
 
     @cached_property
@@ -75,7 +75,7 @@ class Run:
         """(training, pilot, evaluation); the pilot's are training prompts, evaluation's are never seen before."""
         data = self.config.data
         training, held_out = split(load_prompts(data), data.evaluation_fraction)
-        return training, training[: data.pilot_prompts], held_out[: data.evaluation_prompts]
+        return training, training[: data.pilot_prompts], held_out[: self.config.evaluation.prompts]
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -246,8 +246,9 @@ class Run:
     def _evaluate_policy(self, name: str, adapter: Path | None) -> pd.DataFrame:
         """Fresh responses to the held-out prompts with their scores -> evaluation_{name}.parquet."""
         per_prompt = self.config.evaluation.samples_per_prompt
-        policy = "base" if adapter is None else self.fingerprint
-        depends = self._scoring_depends() | {"policy": policy, "samples_per_prompt": per_prompt}
+        policy = "base" if adapter is None else _file_state(str(adapter))
+        which = {"policy": policy, "prompts": self.config.evaluation.prompts, "samples_per_prompt": per_prompt}
+        depends = self._scoring_depends() | which
         table = stored(self.root / "store", "evaluation", depends, lambda: self._draw_held_out(name, adapter))
         path = self.folder / f"evaluation_{name}.parquet"
         write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))

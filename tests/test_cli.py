@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mapft.cli import main
+from mapft.tracking import JsonLines
 from tests import worlds
 
 
@@ -211,15 +213,74 @@ def test_unknown_command(capfd):
     assert "use one of run, sample, score, solve, train, evaluate" in capfd.readouterr().err
 
 
+REFINED = [
+    "trainer.total_episodes=192",
+    "trainer.per_device_train_batch_size=8",
+    "trainer.num_mini_batches=2",
+    "trainer.num_ppo_epochs=2",
+    "trainer.learning_rate=3e-3",
+    "evaluation.samples_per_prompt=2",
+    "refine.every=2",
+    "refine.start=0",
+    "refine.tolerance=0",
+    "+palette.quantiles.judge=0.6",
+]
+
+
+def windows(folder: Path) -> list[dict]:
+    return json.loads((folder / "refinement.json").read_text())["windows"]
+
+
 def test_two_processes_share_one_run_folder(world, tmp_path):
-    """accelerate launch -m mapft.train with two CPU processes: one folder, one set of artifacts."""
+    """accelerate launch -m mapft.train with two CPU processes: one folder, one set of artifacts, one lambda."""
     command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m", "mapft.train"]
     done = subprocess.run(
-        [sys.executable, *command, *own(world, tmp_path, *SMALL)], capture_output=True, text=True, check=False
+        [sys.executable, *command, *own(world, tmp_path, *REFINED)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Promised and realized") == 1
     [folder] = [path for path in tmp_path.iterdir() if path.name.startswith("run-custom-")]
-    steps = [json.loads(line)["step"] for line in (folder / "logs.jsonl").read_text().splitlines()]
-    # 128 episodes / (16 per step and process * 2 mini-batches * 2 processes) = 2 iterations of 8 steps
-    assert max(steps) == 16
+    lines = [json.loads(line) for line in (folder / "logs.jsonl").read_text().splitlines()]
+    # 192 episodes / (8 per step and process * 2 mini-batches * 2 processes) = 6 iterations of 4 steps
+    assert max(line["step"] for line in lines) == 24
+    assert [window["rollouts"] for window in windows(folder)] == [64] * 3
+    # logs.jsonl averages over the processes: had their multipliers differed, it would not hold the main one's
+    assert windows(folder)[1]["delta"]["vowels"] != 0
+    logged = {line["step"]: line["map/lam/vowels"] for line in lines if "map/lam/vowels" in line}
+    assert logged[13] == pytest.approx(windows(folder)[1]["lam"]["vowels"], rel=1e-6)
+
+
+def test_a_killed_job_goes_on_to_the_same_adapter(world, tmp_path, monkeypatch):
+    """Stopped within an iteration, between two refinements: the same command ends where it would have, to the bit."""
+    overrides = own(world, tmp_path, *REFINED, "trainer.save_steps=1")
+    assert main(["train", *overrides, f"run_dir={tmp_path / 'whole'}"]) == 0
+    log = JsonLines.on_log
+
+    def stop(self, args, state, *rest, **more):
+        log(self, args, state, *rest, **more)
+        if state.global_step == 31:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(JsonLines, "on_log", stop)
+        assert main(["train", *overrides, f"run_dir={tmp_path / 'cut'}"]) == 130
+    assert not (tmp_path / "cut" / "adapter").exists()
+    assert main(["train", *overrides, f"run_dir={tmp_path / 'cut'}"]) == 0
+    assert windows(tmp_path / "cut") == windows(tmp_path / "whole")
+    assert any("delta" in window for window in windows(tmp_path / "cut"))
+    resumed, whole = (
+        (tmp_path / name / "adapter" / "adapter_model.safetensors").read_bytes() for name in ("cut", "whole")
+    )
+    assert resumed == whole
+
+
+def test_an_evaluation_belongs_to_its_adapter(world, tmp_path):
+    """Two runs of the same settings that share a store: the adapter of one is replaced, and measured as what it is."""
+    overrides = own(world, tmp_path, *SMALL)
+    assert main(["run", *overrides, f"run_dir={tmp_path / 'a'}"]) == 0
+    assert main(["train", *overrides, f"run_dir={tmp_path / 'b'}"]) == 0
+    weights = tmp_path / "b" / "adapter" / "adapter_model.safetensors"
+    save_file({name: 5 * array for name, array in load_file(weights).items()}, weights, {"format": "pt"})
+    assert main(["run", *overrides, f"run_dir={tmp_path / 'b'}"]) == 0
+    first, second = (json.loads((tmp_path / name / "evaluation.json").read_text())["kl"]["mean"] for name in "ab")
+    assert second > 2 * first

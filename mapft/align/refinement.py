@@ -1,94 +1,94 @@
 """Lambda during training: the pilot's to begin with, refined on the rollouts of every few iterations.
 
-The history lies in refinement.json, one record per refinement. Checkpoints fall between two refinements, when no
-rollouts are pending, so the history up to a checkpoint's step is all that resuming needs.
-
 Legend: B responses of this process, N rollouts of all processes since the last refinement, V values.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from accelerate.utils import gather_object
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mapft.config import RefineConfig
 from mapft.palette import DualSolution, Palette, RewardMatrix, refine
 from mapft.sampling.store import read_json, write_json
 
-REFINEMENTS = "refinement.json"
+REFINEMENTS = "refinement.json"  # in the run folder: the history; in a checkpoint: the pending rollouts too
+SETTLED = 0.8  # a violation that is still this much of the last one no longer shrinks by itself
 
 
-class RefinedLambda:
+class RefinedLambda(TrainerCallback):
     """The multipliers that training uses, and how they came about.
 
-    Every `every` iterations, from `start` on and but for the last, lam is refined on the rollouts of those iterations
-    (palette.refine), unless every target is kept within `tolerance` sd of the base scores. All processes hold the
-    same rollouts and so the same lam; `writes` is true on one of them.
+    After every `every` iterations the rollouts of those iterations are a window. Its violation, with gap_i =
+    (level_i - c_i) / sd_i in sd of the base scores, is max_i |min(lam_i sd_i, gap_i)|: 0 where the palette is kept at
+    least cost. lam is refined on the window (palette.refine) when the violation is above `tolerance` and has settled:
+    while the policy still moves towards the last lam by itself, a refinement would overshoot. None before `start` and
+    none at the end. All processes hold the same rollouts, hence the same lam; the main one writes.
     """
 
     def __init__(
-        self,
-        solution: DualSolution,
-        sd: Mapping[str, float],
-        settings: RefineConfig,
-        path: Path,
-        steps_per_iteration: int,
-        writes: bool,
+        self, solution: DualSolution, sd: Mapping[str, float], settings: RefineConfig, path: Path, iteration_steps: int
     ):
         self.solution, self.sd, self.settings, self.path = solution, sd, settings, path
-        self.steps_per_iteration, self.writes = steps_per_iteration, writes
+        self.iteration_steps = iteration_steps
         self.history: list[dict[str, Any]] = []
         self._prompts: list[str] = []
-        self._scores: list[np.ndarray] = []
+        self._scores: list[list[float]] = []  # (N, V), columns in the order of solution.lam
 
     @property
     def lam(self) -> dict[str, float]:
         """Multipliers per raw unit."""
         return self.history[-1]["lam"] if self.history else self.solution.lam
 
-    def resume(self, step: int) -> None:
-        """Forget what came after the checkpoint of this step."""
-        if step:
-            self.history = [record for record in read_history(self.path) if record["step"] < step]
-
-    def observe(self, state: TrainerState, prompts: Sequence[str], scores_BV: np.ndarray) -> dict[str, float]:
-        """Take in the rollouts of one iteration; the multipliers to reward them with."""
+    def observe(
+        self, state: TrainerState, prompts: Sequence[str], scores: Mapping[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Take in the rollouts of one iteration, scores (B,) by value; the multipliers to reward them with."""
         every = self.settings.every
         if every is None:
             return self.lam
-        done, iterations = (steps // self.steps_per_iteration for steps in (state.global_step, state.max_steps))
-        gathered = gather_object([(prompts, scores_BV)])
-        self._prompts += [prompt for part, _ in gathered for prompt in part]
-        self._scores += [scores for _, scores in gathered]
-        if (done + 1) % every == 0:
-            if self.settings.start * iterations <= done + 1 < iterations:
-                self._refine(state.global_step)
-            self._prompts, self._scores = [], []
+        columns = np.stack([scores[name] for name in self.solution.lam], axis=1)
+        for part, rows in gather_object([(list(prompts), columns.tolist())]):
+            self._prompts += part
+            self._scores += rows
+        done = state.global_step // self.iteration_steps + 1
+        if done % every == 0:
+            progress = done * self.iteration_steps / state.max_steps
+            self._close_window(state.global_step, may_refine=self.settings.start <= progress < 1)
+            if state.is_world_process_zero:
+                write_json(self.path, {"windows": self.history})
         return self.lam
 
-    def _refine(self, step: int) -> None:
+    def _close_window(self, step: int, may_refine: bool) -> None:
+        lam, targets = self.lam, self.solution.targets
         ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(self._prompts))}
-        values, targets = list(self.solution.lam), self.solution.targets
-        rollouts = RewardMatrix(np.concatenate(self._scores), values, [ids[prompt] for prompt in self._prompts])
+        rollouts = RewardMatrix(self._scores, list(lam), [ids[prompt] for prompt in self._prompts])
+        self._prompts, self._scores = [], []
         gap = {name: (rollouts.base[name] - c) / self.sd[name] for name, c in targets.items() if self.sd[name] > 0}
-        record = {
-            "step": step,
-            "lam": self.lam,
-            "gap_sd": gap,
-            "delta": dict.fromkeys(values, 0.0),
-            "ess": len(rollouts),
-        }
-        if max(abs(min(self.lam[name] * self.sd[name], gap[name])) for name in gap) > self.settings.tolerance:
-            better = refine(rollouts, Palette(targets), self.lam)
-            record |= {"lam": better.lam, "delta": better.delta, "ess": better.ess}
-        self.history.append(record | {"rollouts": len(rollouts)})
-        if self.writes:
-            write_json(self.path, {"refinements": self.history})
+        violation = max((abs(min(lam[name] * self.sd[name], gap[name])) for name in gap), default=0.0)
+        before = self.history[-1]["violation_sd"] if self.history else math.inf
+        record = {"step": step, "gap_sd": gap, "violation_sd": violation, "rollouts": len(rollouts)}
+        if may_refine and violation > max(self.settings.tolerance, SETTLED * before):
+            refined = refine(rollouts, Palette(targets), lam)
+            record |= {"lam": refined.lam, "delta": refined.delta, "aim": refined.aim, "ess": refined.ess}
+        self.history.append({"lam": lam} | record)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The last file of a checkpoint: without it the checkpoint is not whole."""
+        if state.is_world_process_zero:
+            pending = {"windows": self.history, "prompts": self._prompts, "scores": self._scores}
+            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / REFINEMENTS, pending)
+
+    def load(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint."""
+        saved = read_json(checkpoint / REFINEMENTS)
+        self.history, self._prompts, self._scores = saved["windows"], saved["prompts"], saved["scores"]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """All refinements of a run, oldest first; none where lam was never refined."""
-    return read_json(path)["refinements"] if path.exists() else []
+    """All windows of a run, oldest first, each with the lam that it led to; none where refinement is off."""
+    return read_json(path)["windows"] if path.exists() else []

@@ -9,7 +9,7 @@ from mapft.rewards import Scorer
 from mapft.rewards.scoring import finite
 from mapft.sampling.prompts import text_of
 
-Observer = Callable[[Any, Sequence[str], np.ndarray], Mapping[str, float]]
+Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray]], Mapping[str, float]]
 
 
 class PaletteReward:
@@ -17,7 +17,7 @@ class PaletteReward:
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
     RLOOTrainer too. Logs every value's raw scores, map/scores/{value} (mean) and map/scores_std/{value}, and
-    map/lam/{value}. observe: told the trainer's state, the prompts and the scores (B, V), returns the lam to use.
+    map/lam/{value}. observe: told the trainer's state, prompts and scores (B,) by value, returns the lam to use.
     """
 
     def __init__(
@@ -37,14 +37,12 @@ class PaletteReward:
         """One reward per completion."""
         texts = [text_of(prompt) for prompt in prompts]
         answers = [text_of(completion) for completion in completions]
-        scores_BV = np.empty((len(texts), len(self.scorers)))
-        for column, (name, scorer) in enumerate(self.scorers.items()):
-            scores_BV[:, column] = finite(name, scorer.score(texts, answers))
+        scores = {name: finite(name, scorer.score(texts, answers)) for name, scorer in self.scorers.items()}
         if self.observe:
-            self.lam = self.observe(trainer_state, texts, scores_BV)
-        for name, scores_B in zip(self.scorers, scores_BV.T, strict=True):
+            self.lam = self.observe(trainer_state, texts, scores)
+        for name, scores_B in scores.items():
             log_metric(f"map/scores/{name}", float(scores_B.mean()))
             log_metric(f"map/scores_std/{name}", float(scores_B.std()))
             log_metric(f"map/lam/{name}", self.lam[name])
-        lam_V = np.array([self.lam[name] for name in self.scorers])
-        return (self.kl_coef * scores_BV @ lam_V).tolist()
+        total_B = sum(self.lam[name] * scores_B for name, scores_B in scores.items())
+        return (self.kl_coef * np.asarray(total_B)).tolist()

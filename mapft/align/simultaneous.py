@@ -1,7 +1,6 @@
 """All values at once: PPO on lam.r against the base policy."""
 
 import dataclasses
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from mapft.align.reward import PaletteReward
 from mapft.config import Config, Tracker
 from mapft.palette import DualSolution
 from mapft.ppo import PPOConfig, PPOTrainer
-from mapft.ppo.critic import OPTIMIZER
 from mapft.rewards import Score
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
@@ -40,11 +38,10 @@ def train(
     policy, tokenizer = load_policy(config.model)
     scorers = {name: score.load(name) for name, score in scores.items()}
     args = ppo_config(config, run)
+    lam = RefinedLambda(solution, sd, config.refine, run / REFINEMENTS, args.steps_per_iteration)
     checkpoint = last_checkpoint(run / "checkpoints")
-    lam = RefinedLambda(
-        solution, sd, config.refine, run / REFINEMENTS, args.steps_per_iteration, args.process_index == 0
-    )
-    lam.resume(step_of(checkpoint) if checkpoint else 0)
+    if checkpoint:
+        lam.load(checkpoint)
     trainer = PPOTrainer(
         policy,
         [PaletteReward(scorers, lam.lam, config.trainer.kl_coef, lam.observe)],
@@ -52,7 +49,7 @@ def train(
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
         peft_config=lora_config(config),
-        callbacks=[JsonLines(run / "logs.jsonl", solution.targets)],
+        callbacks=[JsonLines(run / "logs.jsonl", solution.targets), lam],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(LevelBar(solution.targets, sd))
@@ -62,8 +59,8 @@ def train(
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: the critic's optimizer is its last file, and appears by renaming."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{OPTIMIZER}")]
+    """The newest whole checkpoint: the state of lambda is its last file, and appears by renaming."""
+    whole = [path.parent for path in folder.glob(f"checkpoint-*/{REFINEMENTS}")]
     return max(whole, key=step_of) if whole else None
 
 
@@ -88,10 +85,6 @@ def lora_config(config: Config) -> LoraConfig:
 def ppo_config(config: Config, run: Path) -> PPOConfig:
     """The run's settings as PPO's; bf16 autocast only where the base itself is bf16."""
     sampling, on_gpu = config.sampling, torch.cuda.is_available()
-    trainer = dataclasses.asdict(config.trainer)
-    if config.refine.every:  # checkpoints fall between two refinements, when no rollouts are pending
-        between = config.refine.every * config.trainer.num_ppo_epochs * config.trainer.num_mini_batches
-        trainer["save_steps"] = math.ceil(trainer["save_steps"] / between) * between
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)  # transformers about TRL's names
         return PPOConfig(
@@ -107,5 +100,5 @@ def ppo_config(config: Config, run: Path) -> PPOConfig:
             report_to=[] if config.tracking.report_to is Tracker.none else [config.tracking.report_to.value],
             project=config.tracking.project,
             run_name=run.name,
-            **trainer,
+            **dataclasses.asdict(config.trainer),
         )

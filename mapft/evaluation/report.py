@@ -12,14 +12,15 @@ from rich.table import Table
 def closing_table(summary: Mapping[str, Any]) -> Table:
     """value | base | target c | lambda, pilot -> refined | predicted | realized +- interval | gap in sd | met?
 
-    Narrow enough for a terminal of 80 columns. +- is the longer half of the interval; evaluation.json has both ends.
+    Narrow enough for a terminal of 80 columns; longer names and numbers are folded, never cut. +- is the longer half
+    of the interval; evaluation.json has both ends.
     """
     title = f"Promised and realized on {summary['prompts']} held-out prompts"
     table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     realized = f"realized\n± {100 * summary['confidence']:.0f} %"
     met = f"within\n{summary['tolerance_sd']:g} sd"
     for heading in ("value", "base", "target", "lambda", "predicted", realized, "gap\n(sd)", met):
-        table.add_column(heading, justify="left" if heading == "value" else "right", no_wrap=True)
+        table.add_column(heading, justify="left" if heading == "value" else "right", overflow="fold")
     for name, row in summary["values"].items():
         real = row["realized"]
         half = max(real["high"] - real["mean"], real["mean"] - real["low"])
@@ -27,7 +28,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
             name,
             f"{row['base']:.3f}",
             "free" if row["target"] is None else f"{row['target']:.3f}",
-            f"{row['lam']:.2f}→{summary['lam'][name]:.2f}",
+            f"{row['lam']:.3g}→{summary['lam'][name]:.3g}",
             f"{row['predicted']:.3f}",
             f"{real['mean']:.3f} ± {half:.3f}",
             "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",

@@ -4,7 +4,7 @@ matrix, files     scores of base samples, one column per human value, and their 
 palette           the level asked of each value
 estimators        which samples and weights estimate E_x log Z; partition evaluates it and its derivatives
 newton            projected Newton for the dual; feasibility: linear programs and certificates; problem joins them
-dual, sequential, refine   lambda for all values at once, one value at a time, or again on policy
+dual, sequential, refinement   lambda for all values at once, one value at a time, or again on policy
 adjust, nearest   the nearest attainable palette
 analysis, precision, uncertainty, explain    what lambda means, and how far it can be trusted
 frontier, dominance                          what can be had at all
@@ -21,7 +21,7 @@ from mapft.palette.frontier import Front, feasible_region, pareto_front
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.precision import SamplePlan, StandardErrors, required_samples, standard_errors
-from mapft.palette.refine import Refinement, refine
+from mapft.palette.refinement import Refinement, refine
 from mapft.palette.sequential import solve_sequential
 from mapft.palette.solution import DualSolution, Status
 from mapft.palette.uncertainty import Interval, Uncertainty, bootstrap

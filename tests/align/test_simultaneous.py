@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from mapft.align.refinement import REFINEMENTS
 from mapft.align.reward import PaletteReward
 from mapft.align.simultaneous import last_checkpoint
 from mapft.errors import UserError
-from mapft.ppo.critic import OPTIMIZER
 
 
 class Fixed:
@@ -35,5 +35,5 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
     for step, whole in ((8, True), (16, True), (104, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
-            (tmp_path / f"checkpoint-{step}" / OPTIMIZER).touch()
+            (tmp_path / f"checkpoint-{step}" / REFINEMENTS).touch()
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-16"

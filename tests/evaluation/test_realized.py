@@ -51,4 +51,14 @@ def test_the_closing_table_shows_the_lambda_that_training_ended_with():
     console = Console(record=True, width=80, file=StringIO())
     console.print(closing_table(summary))
     line = next(line for line in console.export_text().splitlines() if "1.480" in line)
-    assert line.split() == ["a", "0.000", "1.500", "0.50→0.62", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
+    assert line.split() == ["a", "0.000", "1.500", "0.5→0.625", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
+
+
+def test_long_names_and_numbers_are_folded_never_cut():
+    row = {"base": -2.871, "target": -2.871, "lam": 12.759, "predicted": -2.871, "gap_sd": -0.02, "met": True}
+    row |= {"realized": {"mean": -2.871, "low": -2.9, "high": -2.8}, "sd": 1.0}
+    summary = {"values": {"truthfulness": row}, "lam": {"truthfulness": 0.0042}, "prompts": 7}
+    summary |= {"confidence": 0.95, "tolerance_sd": 0.1}
+    console = Console(record=True, width=80, file=StringIO())
+    console.print(closing_table(summary))
+    assert "…" not in console.export_text()

@@ -21,7 +21,7 @@ from mapft.palette.estimators import Estimator
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats
-from mapft.palette.problem import Problem
+from mapft.palette.problem import CONVERGED, Problem
 
 TRUSTED = 0.5  # share of the rollouts that must stay effective: further away they say little
 HALVINGS = 20
@@ -32,13 +32,12 @@ class Refinement:
     """One refinement; every dict is keyed by value name.
 
     lam: the new multipliers, nats per raw unit, >= 0. delta: what was added, exactly 0 for a free value.
-    level: E_{y~pi} r_i of the rollouts, raw units, before the refinement. aim: share of the way from these levels to
-    the targets that the rollouts can answer for, in (0, 1]. ess: effective number of rollouts under exp(delta.r).
+    aim: share of the way from the rollouts' levels to the targets that the rollouts can answer for; 0 where they cannot
+    answer at all, and lam stays. ess: effective number of rollouts under exp(delta.r).
     """
 
     lam: dict[str, float]
     delta: dict[str, float]
-    level: dict[str, float]
     aim: float
     ess: float
 
@@ -46,30 +45,23 @@ class Refinement:
 def refine(rollouts: RewardMatrix, palette: Palette, lam: Mapping[str, float]) -> Refinement:
     """lam + delta for the policy pi that was trained towards lam and drew the rollouts.
 
-    Where the rollouts cannot answer for the targets (fewer than half of them would stay effective), the aim is halved
-    until they can. The estimator is `centered` when every prompt has two rollouts or more, else `pooled`, which takes
-    differences between prompts for room to move and so makes shorter steps; where delta comes to rest, both agree.
+    Where the rollouts cannot answer for the targets (no multipliers reach them, or fewer than half of the rollouts
+    would stay effective), the aim is halved until they can. The estimator is `centered` when every prompt has two
+    rollouts or more, else `pooled`, which takes differences between prompts for room to move and so makes shorter
+    steps; where delta comes to rest, both agree.
     Source: method section 9.
     """
     estimator: Estimator = "centered" if (rollouts.groups.sizes > 1).all() else "pooled"
     problem = Problem(rollouts, estimator)
     target_V, lam_V = problem.target(palette.targets), problem.lam(lam)
     base = problem.partition.tilted(-lam_V)  # so that the new multipliers, not delta, are what is bounded by 0
-    aim = 1.0
-    for _ in range(HALVINGS):
+    for aim in 0.5 ** np.arange(HALVINGS):
         ascent = problem.ascend(_aimed(target_V, aim), lam_V, base)
-        if ascent.tilt.ess >= TRUSTED * len(rollouts):
-            break
-        aim /= 2
-    free_V = ~np.isfinite(target_V)
-    new_V = np.where(free_V, lam_V, ascent.lam_V)
-    return Refinement(
-        lam=problem.named(new_V / problem.frame.scale_V),
-        delta=problem.named((new_V - lam_V) / problem.frame.scale_V),
-        level=rollouts.base,
-        aim=aim,
-        ess=ascent.tilt.ess,
-    )
+        if ascent.kkt_residual <= CONVERGED and ascent.tilt.ess >= TRUSTED * len(rollouts):
+            new_V = np.where(np.isfinite(target_V), ascent.lam_V, lam_V)
+            delta = problem.named((new_V - lam_V) / problem.frame.scale_V)
+            return Refinement(problem.named(new_V / problem.frame.scale_V), delta, float(aim), ascent.tilt.ess)
+    return Refinement(dict(lam), dict.fromkeys(rollouts.values, 0.0), 0.0, float(len(rollouts)))
 
 
 def _aimed(target_V: Floats, aim: float) -> Floats:

@@ -76,3 +76,16 @@ def test_prompts_that_differ_shorten_pooled_steps_and_leave_centered_ones():
     target = Palette({"a": paired.base["a"] + 0.5})
     assert refine(paired, target, {"a": 0.0}).lam["a"] == pytest.approx(0.5, abs=0.02)
     assert refine(single, target, {"a": 0.0}).lam["a"] == pytest.approx(0.25, abs=0.02)
+
+
+def test_rollouts_without_a_jointly_good_response_move_lam_a_little_or_not_at_all():
+    """Responses (1,0), (0,1) and, 4 % of them, (1,1), of which 32 rollouts often hold none: lam must not run away."""
+    rng = np.random.default_rng(2)
+    outcomes = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    for _ in range(100):
+        scores = outcomes[rng.choice(3, size=32, p=[0.48, 0.48, 0.04])]
+        refined = refine(
+            RewardMatrix(scores, VALUES, np.arange(32)), Palette({"a": 0.6, "b": 0.6}), {"a": 0.0, "b": 0.0}
+        )
+        assert max(refined.lam.values()) < 20
+        assert refined.aim < 1 or not (scores[:, 0] * scores[:, 1] == 0).all()
