@@ -200,18 +200,35 @@ class Run:
     def show(self, made: Any, as_json: bool) -> None:
         """The artifact of a stage that was called alone, for a reader or (solutions) as JSON for a machine."""
         if isinstance(made, DualSolution):
-            from mapft.palette import analyse, bootstrap, explain, table
-
-            matrix = self.score()
-            if as_json:
-                print(json.dumps(made.to_dict() | {"analysis": analyse(matrix, made).to_dict()}, indent=2))
-                return
-            with self.console.status("resampling the prompts for intervals"):
-                uncertainty = bootstrap(matrix, made)
-            self.console.print(table(matrix, made, uncertainty))
-            self.console.print(explain(matrix, made, uncertainty), soft_wrap=True)
+            self._show_solution(made, as_json)
         else:
             self.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
+
+    def _show_solution(self, solution: DualSolution, as_json: bool) -> None:
+        from mapft.palette import adjustment_table, analyse, bootstrap, explain, table
+
+        matrix = self.score()
+        record = read_json(self.folder / "solution.json")
+        uncertainty, trouble = None, ""
+        with self.console.status("resampling the prompts for intervals"):
+            try:
+                uncertainty = bootstrap(matrix, solution)
+            except UserError as error:
+                trouble = f"No intervals: {error}"
+        if as_json:
+            more = {"analysis": analyse(matrix, solution).to_dict(), "asked": record["asked"]}
+            more |= {"adjusted": record["adjusted"], "intervals": uncertainty and uncertainty.to_dict()}
+            print(json.dumps(solution.to_dict() | more, indent=2))
+            return
+        if record["adjusted"]:
+            asked = Palette(record["asked"])
+            nearest = adjust(matrix, asked, floor_ess=self.config.dual.floor_ess, estimator=solution.estimator)
+            self.console.print("The palette asked for is out of reach; this is the nearest one that is not.")
+            self.console.print(adjustment_table(matrix, nearest))
+        self.console.print(table(matrix, solution, uncertainty))
+        self.console.print(explain(matrix, solution, uncertainty), soft_wrap=True)
+        if trouble:
+            self.console.print(trouble, soft_wrap=True)
 
     def evaluate(self) -> dict[str, Any]:
         """Realized levels of base and adapter on held-out prompts -> evaluation.json, report.md.

@@ -154,7 +154,17 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
     assert "nearest attainable palette: vowels 5 ->" in said
     assert not list(tmp_path.rglob("adapter"))
     assert not list(tmp_path.rglob("checkpoints"))
-    assert main(["solve", *overrides, "dual.if_unattainable=nearest"]) == 0
+    nearest = [*overrides, "dual.if_unattainable=nearest"]
+    assert main(["solve", *nearest]) == 0
+    said = capfd.readouterr().out
+    assert "out of reach; this is the nearest one" in said
+    assert "adjusted palette" in said
+    assert main(["solve", *nearest, "--json"]) == 0
+    solution = json.loads(capfd.readouterr().out)
+    assert solution["asked"] == {"vowels": 5.0}
+    assert solution["adjusted"] is True
+    assert solution["targets"]["vowels"] < 1
+    assert solution["intervals"]["lam"]["vowels"]["low"] <= solution["lam"]["vowels"]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
             name,
             f"{row['base']:.3f}",
             "free" if row["target"] is None else f"{row['target']:.3f}",
-            f"{row['lam']:.3g}→{summary['lam'][name]:.3g}",
+            f"{row['lam']:#.3g}→{summary['lam'][name]:#.3g}",
             f"{row['predicted']:.3f}",
             f"{real['mean']:.3f} ± {half:.3f}",
             "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",

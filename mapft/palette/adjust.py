@@ -18,14 +18,16 @@ import numpy as np
 
 from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, choose_estimator
+from mapft.palette.feasibility import margin, near
 from mapft.palette.matrix import RewardMatrix
-from mapft.palette.nearest import Norm, by_priority, interpolated, least_change
+from mapft.palette.nearest import SHORT_OF_EDGE, Norm, by_priority, interpolated, least_change
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats
 from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution, Status
 
 How = Literal["interpolate", "priority", "least_change"]
+RETREATS = 50  # small steps back towards the base level, for targets whose rounding crosses the edge
 DEFAULT_FLOOR = 30.0  # rows: below it lambda rests on a handful of samples
 
 
@@ -35,7 +37,8 @@ class Adjustment:
 
     old, new: palettes over the same values. base: base level by value name. solution: the dual of `new`, optimal.
     binding: the values that stand in each other's way: those with a positive certificate weight when the old palette
-    is unattainable, those with a positive multiplier when only its effective sample size is too small.
+    is unattainable (on the edge: a positive price of the margin), those with a positive multiplier when only its
+    effective sample size is too small.
     """
 
     old: Palette
@@ -95,17 +98,34 @@ def adjust(
     if asked.status is Status.optimal and asked.ess >= floor:
         return Adjustment(palette, palette, how, (), matrix.base, asked)
     target_V = problem.target(palette.targets)
-    target_V = np.where(target_V == np.inf, 0.0, target_V)
+    target_V = near(np.where(target_V == np.inf, 0.0, target_V))
     if how == "interpolate":
         new_V = interpolated(problem, target_V, floor)
     elif how == "priority":
         new_V = by_priority(problem, target_V, floor, columns)
     else:
         new_V = least_change(problem, target_V, floor, cost_V, norm)
-    new = _palette(problem, palette, new_V)
-    against = asked.lam if asked.certificate is None else asked.certificate
+    against = _obstacles(problem, asked, target_V)
     binding = tuple(name for name in palette.targets if against[name] > 0)
-    return Adjustment(palette, new, how, binding, matrix.base, problem.solve(new.targets))
+    for _ in range(RETREATS):
+        new = _palette(problem, palette, new_V)
+        solution = problem.solve(new.targets)
+        if solution.status is Status.optimal:
+            return Adjustment(palette, new, how, binding, matrix.base, solution)
+        new_V = np.minimum(new_V, SHORT_OF_EDGE * new_V)
+    raise UserError(
+        f"no palette near {dict(palette.targets)} is attainable with certainty: its targets lie too close to the "
+        "edge of what the samples can tell; ask for less, or sample more."
+    )
+
+
+def _obstacles(problem: Problem, asked: DualSolution, target_V: Floats) -> Mapping[str, float]:
+    """By value name, how much each stands in the way: certificate weight, price of the margin, or multiplier."""
+    if asked.certificate is not None:
+        return asked.certificate
+    if asked.status is Status.boundary:
+        return problem.named(margin(problem.attainable, target_V)[1])
+    return asked.lam
 
 
 def _palette(problem: Problem, palette: Palette, new_V: Floats) -> Palette:

@@ -28,6 +28,11 @@ def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertain
     lines += [_value(matrix, solution, analysis, name, uncertainty) for name in solution.targets]
     lines += _exchanges(analysis)
     lines += _side_effects(matrix, solution, analysis)
+    if uncertainty is not None and uncertainty.failed:
+        lines.append(
+            f"Caution: on {uncertainty.failed} of {uncertainty.replications} resamples of the prompts the palette is "
+            "out of reach; they are left out, so the intervals are too narrow."
+        )
     if solution.ess < DEFAULT_FLOOR:
         lines.append(
             f"Caution: lambda rests on {solution.ess:.1f} effective samples; lower a target with adjust() or draw more."
@@ -45,14 +50,15 @@ def table(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty
         grid.add_column(heading, justify="left" if heading == "value" else "right")
     for name in matrix.values:
         target, lam = solution.targets.get(name), solution.lam[name]
+        sd, per_sd = _units(matrix, name)
         grid.add_row(
             name,
-            _number(matrix.base[name]),
-            "free" if target is None else _number(target),
-            _number(solution.realized[name]),
-            *([] if uncertainty is None else [_range(uncertainty.realized[name])]),
-            _number(lam),
-            *([] if uncertainty is None else [_range(uncertainty.lam[name])]),
+            _number(matrix.base[name], sd),
+            "free" if target is None else _number(target, sd),
+            _number(solution.realized[name], sd),
+            *([] if uncertainty is None else [_range(uncertainty.realized[name], sd)]),
+            _number(lam, per_sd),
+            *([] if uncertainty is None else [_range(uncertainty.lam[name], per_sd)]),
             _number(lam * matrix.sd[name]),
         )
     if solution.status is Status.optimal:
@@ -67,8 +73,11 @@ def adjustment_text(matrix: RewardMatrix, adjustment: Adjustment) -> str:
     lines = [f"Adjusted ({adjustment.how}); in each other's way: {', '.join(adjustment.binding)}."]
     for name, old in adjustment.old.targets.items():
         new = adjustment.new.targets[name]
-        moved = f"{(new - old) / matrix.sd[name]:+.2f} sd" if new != old and matrix.sd[name] > 0 else "as asked"
-        lines.append(f"  {name}: base {adjustment.base[name]:.3f}, asked {old:.3f}, now {new:.3f} ({moved})")
+        change = "as asked" if new == old else "a constant value"
+        if new != old and matrix.sd[name] > 0:
+            change = f"{(new - old) / matrix.sd[name]:+.2f} sd"
+        base, was, now = (_number(number, matrix.sd[name]) for number in (adjustment.base[name], old, new))
+        lines.append(f"  {name}: base {base}, asked {was}, now {now} ({change})")
     return "\n".join(lines)
 
 
@@ -82,8 +91,8 @@ def adjustment_table(matrix: RewardMatrix, adjustment: Adjustment) -> Table:
     for name, old in adjustment.old.targets.items():
         new = adjustment.new.targets[name]
         change = (new - old) / matrix.sd[name] if matrix.sd[name] > 0 else math.nan
-        numbers = [_number(adjustment.base[name]), _number(old), _number(new), _number(change)]
-        grid.add_row(name, *numbers, "yes" if name in adjustment.binding else "")
+        numbers = [_number(number, matrix.sd[name]) for number in (adjustment.base[name], old, new)]
+        grid.add_row(name, *numbers, _number(change), "yes" if name in adjustment.binding else "")
     return grid
 
 
@@ -113,13 +122,16 @@ def _distance(matrix: RewardMatrix, solution: DualSolution, analysis: Analysis) 
 def _value(
     matrix: RewardMatrix, solution: DualSolution, analysis: Analysis, name: str, uncertainty: Uncertainty | None
 ) -> str:
-    interval = "" if uncertainty is None else f" {_range(uncertainty.realized[name])}"
-    realized = f"{solution.realized[name]:.3f}{interval}"
-    levels = f"{name}: base {matrix.base[name]:.3f}, target {solution.targets[name]:.3f}, realized {realized}"
+    sd, per_sd = _units(matrix, name)
+    interval = "" if uncertainty is None else f" {_range(uncertainty.realized[name], sd)}"
+    levels = (matrix.base[name], solution.targets[name], solution.realized[name])
+    base, target, realized = (_number(level, sd) for level in levels)
+    line = f"{name}: base {base}, target {target}, realized {realized}{interval}"
     if solution.lam[name] == 0:
-        return f"{levels}; slack, so it costs nothing (lambda is 0)."
+        return f"{line}; slack, so it costs nothing (lambda is 0)."
     price = analysis.price_per_sd[name]
-    return f"{levels}; lambda {solution.lam[name]:.3f}: 0.1 sd more would cost at least {price / 10:.3f} nats of KL."
+    lam = _number(solution.lam[name], per_sd)
+    return f"{line}; lambda {lam}: 0.1 sd more would cost at least {price / 10:.3f} nats of KL."
 
 
 def _exchanges(analysis: Analysis) -> list[str]:
@@ -143,9 +155,19 @@ def _side_effects(matrix: RewardMatrix, solution: DualSolution, analysis: Analys
     return [f"Values without pressure move along: {moved}."] if moved else []
 
 
-def _number(number: float) -> str:
-    return "-" if math.isnan(number) else f"{number:.3f}"
+def _units(matrix: RewardMatrix, name: str) -> tuple[float, float]:
+    """The units of a value's levels and of its lambda."""
+    sd = matrix.sd[name]
+    return sd, 1 / sd if sd > 0 else 1.0
 
 
-def _range(interval: Interval) -> str:
-    return f"[{interval.low:.3f}, {interval.high:.3f}]"
+def _number(number: float, unit: float = 1.0) -> str:
+    """To a thousandth of its unit: a level's is the sd of its value, lambda's one over it."""
+    if math.isnan(number):
+        return "-"
+    decimals = 3 - round(math.log10(unit)) if 0 < unit < math.inf else 3
+    return f"{number:.{decimals}f}" if 0 <= decimals <= 6 else f"{number:.4g}"
+
+
+def _range(interval: Interval, unit: float) -> str:
+    return f"[{_number(interval.low, unit)}, {_number(interval.high, unit)}]"

@@ -4,7 +4,8 @@ The attainable set A is the convex set of levels that some re-weighting of the s
 one simplex over the rows for `pooled` and `centered`, one simplex per prompt for `per_prompt`. A is known through its
 support function h(q) = max_{a in A} q.a, one matrix-vector product. Every program here is solved by column generation:
 HiGHS solves it over the few points of A found so far, and its prices name the direction in which to look for a better
-one. This is exact, and needs neither N columns nor P simplices in one program.
+one. This is exact, and needs neither N columns nor P simplices in one program. Many values with a simplex per prompt
+are the exception: there a direction shows one point only, and the program over all rows is the faster one.
 
 Legend: V values, R of them with a floor; n points of A; U extra unknowns of a program, X = n + U unknowns in all.
 Levels and targets are in sd above the base level.
@@ -13,18 +14,21 @@ Levels and targets are in sd above the base level.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import linprog
+from scipy.sparse import csr_array, hstack
 
 from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.matrix import RewardMatrix
-from mapft.palette.partition import Floats, Partition
+from mapft.palette.partition import Floats, Partition, PromptMixture
 
 EXACT = 1e-10  # HiGHS' finest tolerance
 UNDECIDED = 1e-9  # a margin (sd) within this of 0 is the boundary
 NOTHING_U: Floats = np.zeros(0)
+MANY_VALUES = 8  # from here on `per_prompt` programs hold all rows, as long as the matrix has at most
+MOST_NUMBERS = 2_000_000  # numbers
 FAR = 1e9  # targets are read as if at most this many sd from the base level, so that no program overflows
 
 
@@ -66,48 +70,65 @@ class Attainable:
         held_V = np.isfinite(floor_V)
         if extra_VU is None:
             extra_VU = np.zeros((len(floor_V), 0))
-        while True:
-            points_nV, bounds = self.points_nV, [(lowest, highest)] * len(extra_gain_U)
+        bounds = [(lowest, highest)] * len(extra_gain_U)
+
+        def over(points_nV: Floats, simplices_Pn: Any, totals_P: Floats) -> Optimum:
             objective_X = np.concatenate([points_nV @ gain_V, extra_gain_U])
             levels_RX = np.hstack([points_nV[:, held_V].T, extra_VU[held_V]])
-            value, found_X, prices_R = _over_points(objective_X, levels_RX, floor_V[held_V], bounds)
+            value, found_X, prices_R = _solve(objective_X, levels_RX, floor_V[held_V], simplices_Pn, totals_P, bounds)
             prices_V = np.zeros(len(floor_V))
             prices_V[held_V] = prices_R
-            direction_V = gain_V + prices_V
+            shares_n, extra_U = np.split(found_X, [len(points_nV)])
+            return Optimum(value, shares_n @ points_nV, extra_U, prices_V)
+
+        whole = self.partition
+        if isinstance(whole, PromptMixture) and len(floor_V) > MANY_VALUES and whole.points_VN.size <= MOST_NUMBERS:
+            return over(whole.points_VN.T, whole.simplices(), whole.weights_P)
+        while True:
+            points_nV = self.points_nV
+            found = over(points_nV, np.ones((1, len(points_nV))), np.ones(1))
+            direction_V = gain_V + found.prices_V
             if not self.look(direction_V, beyond=float((points_nV @ direction_V).max())):
-                shares_n, extra_U = np.split(found_X, [len(points_nV)])
-                return Optimum(value, shares_n @ points_nV, extra_U, prices_V)
+                return found
 
     def include(self, level_V: Floats) -> None:
         """Add a level that is known to be attainable, such as the solution of the last program's dual."""
         self.points_nV = np.vstack([self.points_nV, level_V])
 
     def look(self, direction_V: Floats, beyond: float) -> bool:
-        """Add the points of A furthest along a direction; False when that is no further than `beyond`."""
+        """Add the points of A furthest along a direction; False when that is not beyond `beyond`, up to rounding."""
         found_nV = self.partition.furthest(direction_V)
-        if direction_V @ found_nV[0] <= beyond + EXACT / 10:
+        if direction_V @ found_nV[0] <= beyond + EXACT / 10 * max(1.0, np.abs(direction_V).sum()):
             return False
         self.points_nV = np.vstack([self.points_nV, found_nV])
         return True
 
 
-def _over_points(
-    objective_X: Floats, levels_RX: Floats, floor_R: Floats, bounds: list[tuple[float, float]]
+def _solve(
+    objective_X: Floats,
+    levels_RX: Floats,
+    floor_R: Floats,
+    simplices_Pn: Any,
+    totals_P: Floats,
+    bounds: list[tuple[float, float]],
 ) -> tuple[float, Floats, Floats]:
-    """max objective.x over x = (shares of the points, extra unknowns), levels x >= floor: value, x, prices >= 0."""
+    """max objective.x over x = (shares of the points, extra unknowns), levels x >= floor: value, x, prices >= 0.
+
+    The shares sum to totals_P, one sum for each row of simplices_Pn, which may be sparse.
+    """
     count = len(objective_X) - len(bounds)
     found = linprog(
         -objective_X,
         A_ub=-levels_RX,
         b_ub=-floor_R,
-        A_eq=np.concatenate([np.ones(count), np.zeros(len(bounds))])[None],
-        b_eq=[1.0],
+        A_eq=hstack([simplices_Pn, csr_array((len(totals_P), len(bounds)))]) if bounds else simplices_Pn,
+        b_eq=totals_P,
         bounds=[(0.0, np.inf)] * count + bounds,
         method="highs-ds",
         options={"presolve": False, "primal_feasibility_tolerance": EXACT, "dual_feasibility_tolerance": EXACT},
     )
     if found.x is None or found.fun is None:
-        raise ArithmeticError(f"the program over {count} attainable levels failed: {found.message}")
+        raise ArithmeticError(f"the program over {count} points failed: {found.message}")
     return -found.fun, found.x, np.maximum(-found.ineqlin.marginals, 0.0)
 
 
@@ -120,7 +141,7 @@ def margin(attainable: Attainable, target_V: Floats) -> tuple[float, Floats]:
     values = len(target_V)
     if not np.isfinite(target_V).any():
         return np.inf, np.zeros(values)
-    found = attainable.maximise(np.zeros(values), _near(target_V), np.ones(1), -np.ones((values, 1)), lowest=-np.inf)
+    found = attainable.maximise(np.zeros(values), near(target_V), np.ones(1), -np.ones((values, 1)), lowest=-np.inf)
     return found.value, found.prices_V
 
 
@@ -130,11 +151,12 @@ def reach(attainable: Attainable, from_V: Floats, along_V: Floats, most: float) 
     With from = the base level 0 and along = c: rho* > 1 exactly when the dual of c is attained, rho* = 1 on the
     boundary, rho* < 1 when c is not attainable.
     """
-    nothing_V, along_VU = np.zeros(len(from_V)), _near(along_V)[:, None]
+    nothing_V, along_VU = np.zeros(len(from_V)), near(along_V)[:, None]
     return attainable.maximise(nothing_V, from_V, np.ones(1), -along_VU, highest=most).value
 
 
-def _near(target_V: Floats) -> Floats:
+def near(target_V: Floats) -> Floats:
+    """Targets brought within FAR of the base level; free values stay free."""
     return np.where(np.isfinite(target_V), np.clip(target_V, -FAR, FAR), target_V)
 
 

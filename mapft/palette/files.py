@@ -24,8 +24,11 @@ Columns = tuple[NDArray[np.float64], list[str], NDArray[np.int64]]
 def read_csv(path: Path, ignore: Sequence[str]) -> Columns:
     """Scores (N, V), value names and prompt ids of a csv file; an empty cell reads as nan."""
     _refuse_missing(path)
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = [*csv.reader(file)] or [[]]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = [*csv.reader(file)] or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is not a csv file in UTF-8 ({error}): save it as one.") from error
     uneven = next((number for number, row in enumerate(rows) if len(row) != len(header)), None)
     if uneven is not None:
         raise UserError(
@@ -40,11 +43,25 @@ def read_csv(path: Path, ignore: Sequence[str]) -> Columns:
 
 def read_parquet(path: Path, ignore: Sequence[str]) -> Columns:
     """Scores (N, V), value names and prompt ids of a parquet file; a null reads as nan."""
+    import pyarrow as pa
     from pyarrow import parquet
 
     _refuse_missing(path)
-    table = parquet.read_table(path)
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{path} is not a parquet file that can be read ({error}).") from error
     values = _value_names(table.column_names, path, ignore)
+    types = pa.types
+    for name in (PROMPT_ID, *values):
+        column, wanted = table.column(name), "integers" if name == PROMPT_ID else "numbers"
+        right = types.is_integer(column.type) or (name != PROMPT_ID and types.is_floating(column.type))
+        if not right or (name == PROMPT_ID and column.null_count):
+            nulls = f" with {column.null_count} nulls" if column.null_count else ""
+            raise UserError(
+                f"column {name!r} of {path} holds {column.type}{nulls} and must hold {wanted}; if it is no score, "
+                "name it in `ignore`."
+            )
     scores = [_numbers(table.column(name).to_numpy(), np.float64, name, path) for name in values]
     return _stacked(scores, len(table)), values, _numbers(table.column(PROMPT_ID).to_numpy(), np.int64, PROMPT_ID, path)
 
@@ -92,7 +109,7 @@ def _value_names(header: Sequence[str], path: Path, ignore: Sequence[str]) -> li
 def _numbers(cells: ArrayLike, kind: type[np.generic], name: str, path: Path) -> NDArray[Any]:
     try:
         return np.array(cells, dtype=kind)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         wanted = "integers" if kind is np.int64 else "numbers; if it is no score, name it in `ignore`"
         raise UserError(f"column {name!r} of {path} must hold {wanted}: {error}.") from error
 

@@ -72,6 +72,7 @@ def pareto_front(
     partition, scale_V = problem.partition.only(columns), problem.frame.scale_V[columns]
     directions_nV = _directions(len(values), n)
     lam_nV = np.array([_length(partition, rho_V, kl) * rho_V for rho_V in directions_nV])
+    lam_nV[:, problem.frame.constant_V[columns]] = 0.0
     tilts = [partition.tilt(lam_V) for lam_V in lam_nV]
     levels_nV = np.array([partition.mean(tilt) for tilt in tilts])
     return Front(
@@ -133,6 +134,8 @@ def feasible_region(
     `tolerance` sd outside the polygon. Targets of `others` for the two values themselves are left aside.
     Raises UserError when `others` alone is not attainable. Source: method section 3.
     """
+    if not tolerance > 0:
+        raise UserError(f"tolerance is {tolerance}: the region's edges are found to within some sd, for example 0.01.")
     if first == second:
         raise UserError(f"the region of {first!r} against itself is a line: name two different values.")
     problem = Problem(matrix, choose_estimator(matrix, estimator))

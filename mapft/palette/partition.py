@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.special import logsumexp
 
 from mapft.palette.matrix import Groups
 
@@ -85,7 +87,8 @@ class Mixture:
 
     def tilted(self, lam_V: Floats) -> Mixture:
         """The same estimator with p_lam in the place of p0."""
-        return replace(self, log_weights_N=_log(self.tilt(lam_V).weights_N))
+        log_weights_N = lam_V @ self.points_VN + self.log_weights_N
+        return replace(self, log_weights_N=log_weights_N - logsumexp(log_weights_N))
 
     def only(self, rows: NDArray[np.intp]) -> Mixture:
         """The same estimator for a subset of the values."""
@@ -148,8 +151,9 @@ class PromptMixture:
 
     def tilted(self, lam_V: Floats) -> PromptMixture:
         """The same estimator with p_lam in the place of p0."""
-        within_N = self.tilt(lam_V).weights_N / np.repeat(self.weights_P, self.groups.sizes)
-        return replace(self, log_weights_N=_log(within_N))
+        log_weights_N = lam_V @ self.points_VN + self.log_weights_N
+        log_total_P = np.logaddexp.reduceat(log_weights_N, self.groups.starts)
+        return replace(self, log_weights_N=log_weights_N - np.repeat(log_total_P, self.groups.sizes))
 
     def only(self, rows: NDArray[np.intp]) -> PromptMixture:
         """The same estimator for a subset of the values."""
@@ -158,6 +162,12 @@ class PromptMixture:
     def reweighted(self, weights_P: Floats) -> PromptMixture:
         """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0)."""
         return replace(self, weights_P=weights_P)
+
+    def simplices(self) -> csr_array:
+        """Which row belongs to which prompt, (P, N) of ones."""
+        ends_P = np.append(self.groups.starts, self.groups.sizes.sum())
+        rows = len(self.log_weights_N)
+        return csr_array((np.ones(rows), np.arange(rows), ends_P), shape=(len(self.weights_P), rows))
 
     def _prompt_means(self, tilt: Tilt) -> Floats:
         """Level (V, P) realized on each prompt; 0 on a prompt that does not count."""

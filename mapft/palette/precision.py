@@ -51,6 +51,7 @@ def standard_errors(matrix: RewardMatrix, solution: DualSolution) -> StandardErr
     Cheap beside `bootstrap`, and equal to it in large pilots. Raises UserError when the solution is not optimal.
     """
     problem = Problem.of(matrix, solution)
+    problem.refuse_one_prompt()
     lam_V = problem.lam(solution.lam)
     tilt = problem.partition.tilt(lam_V)
     psi_VP = _prompt_means(problem, problem.partition.influence(tilt)) * _prompt_shares(problem)
@@ -82,7 +83,14 @@ def required_samples(
         raise UserError(
             f"half_width {half_width} sd at level {level} cannot be reached: use for example 0.05 and 0.95."
         )
+    least = 1 if solution.estimator == "pooled" else 2
+    if min(samples_per_prompt, default=0) < least:
+        raise UserError(
+            f"samples_per_prompt {tuple(samples_per_prompt)} holds a pilot that the {solution.estimator} estimator "
+            f"cannot use: name numbers of {least} or more."
+        )
     problem = Problem.of(matrix, solution)
+    problem.refuse_one_prompt()
     if (matrix.groups.sizes < 2).any():
         raise UserError(
             "the pilot has prompts with one sample only, so it cannot tell the spread between prompts from the spread "

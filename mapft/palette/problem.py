@@ -18,11 +18,11 @@ from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.feasibility import UNDECIDED, Attainable, Certificate, margin, reach
 from mapft.palette.matrix import ROUNDING, RewardMatrix
-from mapft.palette.newton import Ascent, ascend
+from mapft.palette.newton import GOOD, SHARP, Ascent, ascend
 from mapft.palette.partition import Floats, Partition
 from mapft.palette.solution import DualSolution, Status
 
-CONVERGED = 1e-9  # largest KKT residual (sd units) of an optimal solution
+CONVERGED = GOOD  # largest KKT residual (sd units) of an optimal solution
 
 
 class Problem:
@@ -44,6 +44,11 @@ class Problem:
                 f"{{{', '.join(matrix.values)}}}: pass the matrix that was solved."
             )
         return cls(matrix, solution.estimator)
+
+    def refuse_one_prompt(self) -> None:
+        """Raises UserError: prompts are the independent draws, and one of them says nothing about their spread."""
+        if len(self.matrix.groups.sizes) < 2:
+            raise UserError("all samples answer one prompt, which shows no spread between prompts: sample two or more.")
 
     @cached_property
     def attainable(self) -> Attainable:
@@ -69,6 +74,11 @@ class Problem:
         """Multipliers (V,) per sd from multipliers per raw unit."""
         return np.array([by_name[name] for name in self.matrix.values]) * self.frame.scale_V
 
+    def _start(self, by_name: Mapping[str, float]) -> Floats:
+        """Multipliers to start from: 0 for a value that is not named, or whose number is of no use."""
+        lam_V = np.array([by_name.get(name, 0.0) for name in self.matrix.values]) * self.frame.scale_V
+        return np.where(np.isfinite(lam_V) & (lam_V > 0), lam_V, 0.0)
+
     def named(self, numbers_V: Floats) -> dict[str, float]:
         """An array over the values as a dict by name."""
         return dict(zip(self.matrix.values, numbers_V.tolist(), strict=True))
@@ -78,8 +88,8 @@ class Problem:
         verdict = self.feasibility(targets)
         if verdict.status is not Status.optimal:
             return verdict
-        ascent = self.ascend(self.target(targets), None if start is None else self.lam(start))
-        if ascent.kkt_residual > CONVERGED:
+        ascent = self.ascend(self.target(targets), None if start is None else self._start(start))
+        if not ascent.kkt_residual <= CONVERGED:
             return replace(verdict, status=Status.boundary)
         return self.described(verdict, ascent)
 
@@ -103,7 +113,8 @@ class Problem:
         held = np.flatnonzero(np.isfinite(target_V))
         whole = self.partition if partition is None else partition
         asked_V = np.maximum(target_V, self._floor_V)[held]
-        ascent = ascend(whole.only(held), asked_V, None if start_V is None else start_V[held])
+        sharp = max(SHARP, 4 * np.finfo(float).eps * float(np.abs(self.frame.base_V / self.frame.scale_V).max()))
+        ascent = ascend(whole.only(held), asked_V, None if start_V is None else start_V[held], sharp)
         lam_V = np.zeros(len(target_V))
         lam_V[held] = ascent.lam_V
         return replace(ascent, lam_V=lam_V, realized_V=whole.mean(ascent.tilt))
@@ -130,7 +141,10 @@ class Problem:
         """
         held = np.isfinite(target_V)
         from_V, along_V = np.where(held, 0.0, -np.inf), np.where(held, target_V, 0.0)
-        return reach(self.attainable, from_V, along_V, most=2.0) <= 1 + UNDECIDED
+        try:
+            return reach(self.attainable, from_V, along_V, most=2.0) <= 1 + UNDECIDED
+        except ArithmeticError:  # targets that differ by rounding alone from attainable ones
+            return True
 
     def _verdict(
         self, targets: Mapping[str, float], status: Status, room: float, prices_V: Floats | None = None

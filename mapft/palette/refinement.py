@@ -54,7 +54,10 @@ def refine(rollouts: RewardMatrix, palette: Palette, lam: Mapping[str, float]) -
     estimator: Estimator = "centered" if (rollouts.groups.sizes > 1).all() else "pooled"
     problem = Problem(rollouts, estimator)
     target_V, lam_V = problem.target(palette.targets), problem.lam(lam)
-    base = problem.partition.tilted(-lam_V)  # so that the new multipliers, not delta, are what is bounded by 0
+    still_V = (problem.partition.points_VN == 0).all(axis=1)  # a value that only prompts move is left as it is
+    target_V = np.where(still_V, -np.inf, target_V)
+    held_lam_V = np.where(np.isfinite(target_V), lam_V, 0.0)
+    base = problem.partition.tilted(-held_lam_V)  # so that the new multipliers, not delta, are what is bounded by 0
     for aim in 0.5 ** np.arange(HALVINGS):
         ascent = problem.ascend(_aimed(target_V, aim), lam_V, base)
         if ascent.kkt_residual <= CONVERGED and ascent.tilt.ess >= TRUSTED * len(rollouts):

@@ -68,6 +68,7 @@ def bootstrap(
     if not 0 < level < 1 or replications < 2:
         raise UserError(f"level {level} with {replications} replications gives no interval: use 0.95 and 400.")
     problem, rng = Problem.of(matrix, solution), np.random.default_rng(seed)
+    problem.refuse_one_prompt()
     draws = [_replicate(problem, solution, rng) for _ in range(replications)]
     kept = [draw for draw in draws if draw is not None]
     if len(kept) < 2:

@@ -51,7 +51,7 @@ def test_the_closing_table_shows_the_lambda_that_training_ended_with():
     console = Console(record=True, width=80, file=StringIO())
     console.print(closing_table(summary))
     line = next(line for line in console.export_text().splitlines() if "1.480" in line)
-    assert line.split() == ["a", "0.000", "1.500", "0.5→0.625", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
+    assert line.split() == ["a", "0.000", "1.500", "0.500→0.625", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
 
 
 def test_long_names_and_numbers_are_folded_never_cut():

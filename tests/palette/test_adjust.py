@@ -151,3 +151,41 @@ def test_mistakes_are_one_sentence():
     ):
         with pytest.raises(UserError, match=sentence):
             adjust(triangle(), palette, estimator="pooled", **options)
+
+
+def test_on_the_edge_the_values_in_the_way_are_named():
+    matrix = RewardMatrix(np.tile([[0.0, 1.0], [1.0, 0.0], [0.2, 0.2]], (100, 1)), ["a", "b"], np.zeros(300, int))
+    for target in (0.5, 1e9):
+        adjustment = adjust(matrix, Palette({"a": target, "b": target}), estimator="pooled")
+        assert adjustment.binding == ("a", "b")
+        assert adjustment.solution.status is Status.optimal
+        assert adjustment.new.targets["a"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_absurd_targets_end():
+    rng = np.random.default_rng(1)
+    matrix = RewardMatrix(rng.normal(size=(300, 3)), list("abc"), np.arange(300) // 4)
+    asked = Palette({"a": 1e8, "b": 3.3e7, "c": 0.1})
+    adjustment = adjust(matrix, asked, "least_change", norm="l2")
+    assert adjustment.solution.status is Status.optimal
+    assert all(adjustment.new.targets[name] <= asked.targets[name] for name in "abc")
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_interpolation_goes_as_far_as_a_second_solver_allows(estimator):
+    """rho by bisection on the margin of one linear program over all rows."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        scores_NV, ids_N = oracles.random_scores(rng, prompts=20, samples=4, values=3, between=0.2)
+        matrix = RewardMatrix(scores_NV, list("abc"), ids_N)
+        base_V, along_V = scores_NV.mean(axis=0), rng.uniform(3, 6, 3) * scores_NV.std(axis=0)
+        low, high = 0.0, 1.0
+        for _ in range(40):
+            middle = (low + high) / 2
+            room = oracles.full_margin(scores_NV, ids_N, base_V + middle * along_V, estimator)
+            low, high = (middle, high) if room > 0 else (low, middle)
+        asked = Palette(dict(zip("abc", base_V + along_V, strict=True)))
+        new = adjust(matrix, asked, floor_ess=1, estimator=estimator).new
+        share_V = (np.array([new.targets[name] for name in "abc"]) - base_V) / along_V
+        np.testing.assert_allclose(share_V, share_V[0])
+        assert 0.98 * low <= share_V[0] <= low

@@ -7,7 +7,19 @@ import numpy as np
 import pytest
 
 from mapft.errors import UserError
-from mapft.palette import ESTIMATORS, Palette, RewardMatrix, adjust, analyse, bootstrap, explain, solve_dual, table
+from mapft.palette import (
+    ESTIMATORS,
+    Palette,
+    RewardMatrix,
+    adjust,
+    analyse,
+    bootstrap,
+    explain,
+    required_samples,
+    solve_dual,
+    standard_errors,
+    table,
+)
 from mapft.palette.explain import adjustment_table, adjustment_text
 from tests import oracles
 
@@ -110,10 +122,14 @@ def test_text_and_table_carry_the_numbers():
     uncertainty = bootstrap(matrix, solution, replications=20)
     text = explain(matrix, solution, uncertainty)
     shown = rendered(table(matrix, solution, uncertainty))
-    for name in palette.targets:
-        assert f"{name}: base {matrix.base[name]:.3f}, target {palette.targets[name]:.3f}" in text
-        assert f"{solution.lam[name]:.3f}" in shown
-        interval = f"[{uncertainty.realized[name].low:.3f}, {uncertainty.realized[name].high:.3f}]"
+    for name, decimals in (("a", 3), ("b", 2), ("slack", 4)):  # sd 1, 10 and .1: a thousandth of each
+
+        def level(number, decimals=decimals):
+            return f"{number:.{decimals}f}"
+
+        assert f"{name}: base {level(matrix.base[name])}, target {level(palette.targets[name])}" in text
+        assert f"{solution.lam[name]:.{6 - decimals}f}" in shown
+        interval = f"[{level(uncertainty.realized[name].low)}, {level(uncertainty.realized[name].high)}]"
         assert interval in text
         assert interval in shown
     assert "slack, so it costs nothing" in text
@@ -140,3 +156,42 @@ def test_few_effective_samples_are_called_out():
     solution = solve_dual(matrix, Palette.from_sd(matrix, {"a": 2.3}), estimator="pooled")
     assert solution.ess < 30
     assert "Caution: lambda rests on" in explain(matrix, solution)
+
+
+@pytest.mark.parametrize(("scale", "shown"), [(1e-6, "target 1e-06"), (1e6, "target 1e+06")])
+def test_numbers_keep_their_digits_at_every_scale(scale, shown):
+    scores_NV = np.tile([[-1.0], [1.0], [2.0], [-2.0]], (25, 1)) * scale
+    matrix = RewardMatrix(scores_NV, ["a"], np.arange(100) // 4)
+    text = explain(matrix, solve_dual(matrix, Palette({"a": 1.0 * scale})))
+    assert shown in text
+    assert "lambda 0.000" not in text
+
+
+def test_a_lowered_constant_is_not_called_as_asked():
+    matrix = RewardMatrix(np.column_stack([np.arange(40.0) % 4, np.full(40, 3.0)]), ["a", "b"], np.arange(40) // 4)
+    text = adjustment_text(matrix, adjust(matrix, Palette({"a": 1.6, "b": 4.0})))
+    assert "b: base 3.000, asked 4.000, now 3.000 (a constant value)" in text
+
+
+def test_failed_resamples_are_owned_up_to():
+    rng = np.random.default_rng(3)
+    matrix = RewardMatrix(rng.normal(size=(160, 4)) ** 3, list("abcd"), np.arange(160) // 4)
+    solution = solve_dual(matrix, Palette.from_sd(matrix, dict.fromkeys("abcd", 1.0)))
+    uncertainty = bootstrap(matrix, solution, replications=50)
+    assert uncertainty.failed > 0
+    assert f"on {uncertainty.failed} of 50 resamples" in explain(matrix, solution, uncertainty)
+
+
+def test_one_prompt_gives_no_intervals_and_no_plan():
+    matrix = RewardMatrix(np.random.default_rng(0).normal(size=(40, 1)), ["a"], np.zeros(40, int))
+    solution = solve_dual(matrix, Palette({"a": matrix.base["a"] + 0.3}))
+    for ask in (bootstrap, standard_errors, lambda m, s: required_samples(m, s, 0.1)):
+        with pytest.raises(UserError, match="all samples answer one prompt"):
+            ask(matrix, solution)
+
+
+@pytest.mark.parametrize("sizes", [(0,), (1, 2), ()])
+def test_plans_keep_to_what_the_estimator_can_use(sizes):
+    matrix, palette, _ = world("centered")
+    with pytest.raises(UserError, match="name numbers of 2 or more"):
+        required_samples(matrix, solve_dual(matrix, palette), 0.1, samples_per_prompt=sizes)

@@ -167,3 +167,39 @@ def test_importing_the_palette_imports_nothing_heavy():
     code = f"import sys, mapft.palette; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("shift", [1e5, 1e6])
+def test_opposite_values_with_a_shift(shift):
+    """a and shift - a, with targets that mirror each other but for the rounding of the shift."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        a = rng.normal(size=200)
+        matrix = RewardMatrix(np.column_stack([a, shift - a]), ["a", "b"], np.arange(200) // 4)
+        x = float(np.round(rng.uniform(0.05, 0.8), 3))
+        solution = solve_dual(matrix, Palette({"a": x, "b": shift - x}))
+        alone = solve_dual(matrix, Palette({"a": x}))
+        assert solution.status in (Status.optimal, Status.boundary)
+        if solution.status is Status.optimal:
+            assert solution.lam["a"] - solution.lam["b"] == pytest.approx(alone.lam["a"], abs=1e-4)
+            assert max(solution.lam.values()) < 100
+
+
+def test_heavy_tails_near_the_edge_are_solved():
+    """Where p_lam has all but collapsed onto one row, Newton's first step is 1e26 too long."""
+    for seed in range(80):
+        rng = np.random.default_rng(seed)
+        scores_NV = rng.normal(size=(100, 2)) ** 5
+        matrix = RewardMatrix(scores_NV, ["a", "b"], np.arange(100) // 4)
+        high = matrix.base["a"] + rng.uniform(0.8, 0.99) * (scores_NV[:, 0].max() - matrix.base["a"])
+        palette = Palette({"a": high, "b": matrix.base["b"] - 0.1 * matrix.sd["b"]})
+        solution = solve_dual(matrix, palette, estimator="pooled")
+        assert solution.status is (Status.optimal if solution.margin > 0 else Status.infeasible)
+
+
+@pytest.mark.parametrize("start", [{"a": math.nan, "b": 0.0}, {"a": math.inf, "b": 0.0}, {"a": 0.1}, {"a": -5.0}])
+def test_a_useless_start_changes_nothing(start):
+    scores_NV = np.random.default_rng(0).normal(size=(100, 2))
+    matrix, palette = RewardMatrix(scores_NV, ["a", "b"], np.repeat(np.arange(25), 4)), Palette({"a": 0.3})
+    expected = solve_dual(matrix, palette)
+    assert solve_dual(matrix, palette, start=start).lam == pytest.approx(expected.lam, abs=1e-9)

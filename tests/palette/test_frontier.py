@@ -137,3 +137,17 @@ def test_mistakes_are_one_sentence():
     three = RewardMatrix([[0.0, 0, 0], [1, 1, 1]], ["a", "b", "c"], [0, 0])
     with pytest.raises(UserError, match="infeasible by themselves"):
         feasible_region(three, "a", "b", others=Palette({"c": 3.0}), estimator="pooled")
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan")])
+def test_a_region_needs_a_tolerance(tolerance):
+    matrix = RewardMatrix(np.random.default_rng(0).normal(size=(40, 2)), ["a", "b"], np.arange(40) // 4)
+    with pytest.raises(UserError, match="tolerance is"):
+        feasible_region(matrix, "a", "b", tolerance=tolerance)
+
+
+def test_a_constant_value_takes_no_lambda_along_the_front():
+    scores_NV = np.column_stack([np.random.default_rng(0).normal(size=40), np.full(40, 2.0)])
+    front = pareto_front(RewardMatrix(scores_NV, ["a", "b"], np.arange(40) // 4), ["a", "b"], n=5)
+    assert (front.lam_nV[:, 1] == 0).all()
+    assert (front.levels_nV[:, 1] == 2.0).all()

@@ -1,7 +1,11 @@
 """RewardMatrix: what it refuses, and exact round trips. Truth: the contract; hand-made tables."""
 
+import datetime
+
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from mapft.errors import UserError
 from mapft.palette import RewardMatrix
@@ -131,3 +135,42 @@ def test_missing_file_and_unknown_ignore(tmp_path):
     small().to_csv(tmp_path / "scores.csv")
     with pytest.raises(UserError, match="no column text to ignore"):
         RewardMatrix.from_csv(tmp_path / "scores.csv", ignore=["text"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"prompt_id": [0.2, 0.7, 1.2], "a": [1.0, 2.0, 3.0]}, "'prompt_id' of .* holds double and must hold integers"),
+        ({"prompt_id": [0, None, 1], "a": [1.0, 2.0, 3.0]}, "holds int64 with 1 nulls and must hold integers"),
+        ({"prompt_id": [0, 0, 1], "a": ["x", "y", "z"]}, "'a' of .* must hold numbers"),
+        ({"prompt_id": [0, 0, 1], "a": [datetime.datetime(2026, 1, 1)] * 3}, "'a' of .* holds timestamp"),
+    ],
+)
+def test_parquet_columns_of_the_wrong_type_are_refused(tmp_path, columns, words):
+    parquet.write_table(pa.table(columns), tmp_path / "scores.parquet")
+    with pytest.raises(UserError, match=words):
+        RewardMatrix.from_parquet(tmp_path / "scores.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"prompt_id,a\n99999999999999999999,1.0\n", "'prompt_id' of .* must hold integers"),
+        ("prompt_id,a\n0,1.0,\u00e9".encode("latin-1"), "is not a csv file in UTF-8"),
+    ],
+)
+def test_csv_files_that_cannot_be_read_are_one_sentence(tmp_path, content, words):
+    (tmp_path / "scores.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        RewardMatrix.from_csv(tmp_path / "scores.csv")
+
+
+def test_a_torn_parquet_file_is_one_sentence(tmp_path):
+    (tmp_path / "scores.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(UserError, match="is not a parquet file that can be read"):
+        RewardMatrix.from_parquet(tmp_path / "scores.parquet")
+
+
+def test_a_csv_from_a_spreadsheet_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "scores.csv").write_bytes(b"\xef\xbb\xbfprompt_id,a\n0,1.5\n")
+    assert RewardMatrix.from_csv(tmp_path / "scores.csv").base == {"a": 1.5}

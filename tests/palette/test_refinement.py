@@ -89,3 +89,31 @@ def test_rollouts_without_a_jointly_good_response_move_lam_a_little_or_not_at_al
         )
         assert max(refined.lam.values()) < 20
         assert refined.aim < 1 or not (scores[:, 0] * scores[:, 1] == 0).all()
+
+
+def test_a_value_that_only_prompts_move_does_not_run_away():
+    rng, ids = np.random.default_rng(1), np.repeat(np.arange(32), 8)
+    rollouts = RewardMatrix(np.column_stack([rng.normal(size=256), rng.random(32)[ids]]), ["humor", "topic"], ids)
+    target = Palette({"humor": rollouts.base["humor"] + 0.2, "topic": rollouts.base["topic"] + 0.01})
+    refined = refine(rollouts, target, {"humor": 0.5, "topic": 0.0})
+    assert refined.lam["topic"] == 0
+    assert 0.6 < refined.lam["humor"] < 0.8
+
+
+def test_opposite_values_that_both_should_rise_are_left_alone():
+    a = np.random.default_rng(0).normal(size=400)
+    rollouts = RewardMatrix(np.column_stack([a, -a]), ["a", "b"], np.arange(400) // 4)
+    refined = refine(rollouts, Palette({"a": a.mean() + 0.1, "b": 0.1 - a.mean()}), {"a": 0.3, "b": 0.1})
+    assert refined.lam == {"a": 0.3, "b": 0.1}
+    assert refined.aim == 0
+
+
+def test_an_unnamed_value_keeps_its_multiplier_and_disturbs_no_other():
+    rollouts = policy_rollouts(np.array([0.2, 0.5]))
+    refined = refine(rollouts, Palette({"a": rollouts.base["a"]}), {"a": 0.2, "b": 0.5})
+    assert refined.lam == pytest.approx({"a": 0.2, "b": 0.5}, abs=1e-9)
+
+
+def test_large_multipliers_stay_where_the_policy_keeps_the_palette():
+    rollouts = RewardMatrix(np.random.default_rng(0).normal(size=(400, 1)), ["a"], np.arange(400) // 4)
+    assert refine(rollouts, Palette(rollouts.base), {"a": 500.0}).lam["a"] == pytest.approx(500.0, rel=1e-9)
