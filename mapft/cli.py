@@ -17,6 +17,7 @@ COMMANDS = {
     "solve": ("solve", "solve lambda for the palette, or say why there is none"),
     "train": ("train", "move the policy there by LoRA PPO"),
     "evaluate": ("evaluate", "realized levels on held-out prompts"),
+    "export": ("export", "the aligned model in one piece, and model cards"),
 }
 
 USAGE = """mapft {version}: fine-tune a language model to the level you ask of each human value.

@@ -51,13 +51,23 @@ def _require(condition: bool, name: str, value: object, need: str) -> None:
         raise UserError(f"{name}={value} is out of range; it must be {need}.")
 
 
+class Quantization(StrEnum):
+    """How the frozen base is held in memory, by bitsandbytes: as it is, 4-bit NormalFloat, or 8-bit integers."""
+
+    none = "none"
+    nf4 = "nf4"
+    int8 = "int8"
+
+
 @dataclass(kw_only=True)
 class ModelConfig:
     """The base policy p0: a causal language model."""
 
     path: str  # folder, Hub id, or playground:policy
     revision: str | None = None
+    adapter: str | None = None  # a trained PEFT adapter: with it on, the model is p0, and training goes on from it
     dtype: Dtype = Dtype.auto
+    quantization: Quantization = Quantization.none
     attn_implementation: str | None = None  # null: transformers' choice
     trust_remote_code: bool = False
 
@@ -69,6 +79,8 @@ class AdapterConfig:
     r: int = 16
     alpha: int = 32
     target_modules: str = "all-linear"  # or a regular expression over module names
+    use_rslora: bool = False  # scale alpha / sqrt(r) instead of alpha / r
+    use_dora: bool = False  # learn the magnitude of every weight row apart from its direction
 
     def __post_init__(self) -> None:
         _require(self.r >= 1, "adapter.r", self.r, "at least 1")

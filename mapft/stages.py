@@ -22,13 +22,13 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mapft.config import Config, EstimatorName, Unattainable, fingerprint
+from mapft.config import Config, EstimatorName, Quantization, Unattainable, fingerprint
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
 from mapft.rewards import Score, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
-from mapft.sampling.store import read_json, stored, write_atomically, write_json
+from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
 from mapft.seeding import derive_seed
 
 PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
@@ -48,11 +48,8 @@ class Run:
         self.scores: dict[str, Score] = parse(config.rewards)
         self.root = Path(config.output)
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_TRAINED}
-        paths = (
-            config.model.path,
-            config.data.path,
-            *(path for score in self.scores.values() for path in score.files()),
-        )
+        self.base_files = [path for path in (config.model.path, config.model.adapter, config.data.path) if path]
+        paths = [*self.base_files, *(path for score in self.scores.values() for path in score.files())]
         self.files = {path: _file_state(path) for path in paths}
         self.fingerprint = fingerprint(settings, self.files)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
@@ -130,7 +127,7 @@ class Run:
             "data": dataclasses.asdict(config.data),
             "sampling": dataclasses.asdict(config.sampling),
             "seed": config.seed,
-            "files": {path: self.files[path] for path in (config.model.path, config.data.path)},
+            "files": {path: self.files[path] for path in self.base_files},
         }
 
     def _scoring_depends(self) -> dict[str, Any]:
@@ -244,6 +241,29 @@ class Run:
             write_json(path, summary | {"settings": settings})
         return read_json(path)
 
+    def export(self) -> Path:
+        """The aligned model without adapter -> merged/, and model cards for it and for adapter/."""
+        from mapft.evaluation.card import model_card
+        from mapft.sampling.models import load_policy, with_adapter
+
+        if self.config.model.quantization is not Quantization.none:
+            raise UserError(
+                f"model.quantization={self.config.model.quantization.value}: an adapter cannot be merged into a "
+                "rounded base without loss; use the adapter as it is."
+            )
+        summary, record = self.evaluate(), read_json(self.folder / "config.json")
+        adapter, merged = self.train(), self.folder / "merged"
+        if not merged.exists():
+            policy, tokenizer = load_policy(self.config.model)
+            whole = with_adapter(policy, adapter).merge_and_unload()
+            temporary = self.folder / f".merged.{os.getpid()}.tmp"
+            whole.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            temporary.rename(merged)
+        for folder, library in ((adapter, "peft"), (merged, "transformers")):
+            write_text(folder / "README.md", model_card(summary, record["config"], record["versions"], library))
+        return merged
+
     def _summary(self) -> dict[str, Any]:
         from mapft.align.refinement import REFINEMENTS, read_history
         from mapft.evaluation.realized import summarize
@@ -263,7 +283,7 @@ class Run:
     def _evaluate_policy(self, name: str, adapter: Path | None) -> pd.DataFrame:
         """Fresh responses to the held-out prompts with their scores -> evaluation_{name}.parquet."""
         per_prompt = self.config.evaluation.samples_per_prompt
-        policy = "base" if adapter is None else _file_state(str(adapter))
+        policy = "base" if adapter is None else _file_state(str(adapter / "adapter_model.safetensors"))
         which = {"policy": policy, "prompts": self.config.evaluation.prompts, "samples_per_prompt": per_prompt}
         depends = self._scoring_depends() | which
         table = stored(self.root / "store", "evaluation", depends, lambda: self._draw_held_out(name, adapter))
@@ -341,6 +361,8 @@ def execute(config: Config, stage: str, as_json: bool = False) -> None:
     run.open()
     run.console.quiet = run.console.quiet or as_json
     run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
+    if config.model.adapter:
+        run.console.print(f"The base policy is {config.model.path} with the adapter {config.model.adapter}.")
     if not run.main:
         if stage in ("train", "evaluate"):
             run.join_training()

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mapft.sampling.store import write_atomically
+from mapft.sampling.store import write_text
 
 
 class JsonLines(TrainerCallback):
@@ -22,7 +22,7 @@ class JsonLines(TrainerCallback):
         if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_text("utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_atomically(self.path, lambda temporary: temporary.write_text("".join(kept), "utf-8"))
+            write_text(self.path, "".join(kept))
 
     def on_log(
         self,

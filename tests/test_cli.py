@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from mapft.cli import main
 from mapft.tracking import JsonLines
@@ -294,3 +297,68 @@ def test_an_evaluation_belongs_to_its_adapter(world, tmp_path):
     assert main(["run", *overrides, f"run_dir={tmp_path / 'b'}"]) == 0
     first, second = (json.loads((tmp_path / name / "evaluation.json").read_text())["kl"]["mean"] for name in "ab")
     assert second > 2 * first
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        "model.quantization=nf4",
+        "model.quantization=int8",
+        "adapter.use_dora=true",
+        "adapter.use_rslora=true",
+        "trainer.gradient_checkpointing=true",
+    ],
+)
+def test_variants_start_at_the_reference_and_move(world, tmp_path, variant):
+    """The first rollout has KL 0 and ratio 1 whatever holds the base or shapes the adapter."""
+    run = tmp_path / "run"
+    assert main(["train", *own(world, tmp_path, *SMALL, variant, f"run_dir={run}", "trainer.learning_rate=3e-3")]) == 0
+    lines = [json.loads(line) for line in (run / "logs.jsonl").read_text().splitlines()]
+    first, *_, last = [line for line in lines if "objective/kl" in line]
+    assert first["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-4)
+    assert abs(last["objective/kl"]) > 1e-3
+    weights = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert all(array.any() for name, array in weights.items() if "lora_B" in name)
+
+
+def test_export_gives_one_model_and_cards(world, tmp_path):
+    """The merged model's logits are those of base and adapter loaded by PEFT alone."""
+    overrides = own(world, tmp_path, *SMALL, f"run_dir={tmp_path / 'run'}", "trainer.learning_rate=3e-3")
+    assert main(["export", *overrides]) == 0
+    evaluated = (tmp_path / "run" / "evaluation.json").stat().st_mtime_ns
+    assert main(["export", *overrides]) == 0
+    assert (tmp_path / "run" / "evaluation.json").stat().st_mtime_ns == evaluated
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        whole = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "merged").eval()(ids).logits
+        apart = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "run" / "adapter").eval()(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(world["model"]).eval()(ids).logits
+    torch.testing.assert_close(whole, apart, atol=1e-4, rtol=1e-4)
+    assert (whole - base).abs().max() > 1e-3
+    summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    for folder, library in (("adapter", "peft"), ("merged", "transformers")):
+        card = (tmp_path / "run" / folder / "README.md").read_text()
+        assert f"library_name: {library}" in card
+        assert f"{summary['values']['vowels']['realized']['mean']:.4g}" in card
+        assert f"{summary['lam']['vowels']:.4g}" in card
+    assert main(["export", *overrides[:-2], f"run_dir={tmp_path / 'q'}", "model.quantization=nf4"]) == 2
+
+
+def test_training_goes_on_from_an_adapter_which_is_then_the_reference(world, tmp_path, capfd):
+    """A second run that hardly moves: its KL is 0 to the first run's policy, which lies far from the bare model."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["run", *own(world, tmp_path, *SMALL, "trainer.learning_rate=3e-3", f"run_dir={first}")]) == 0
+    capfd.readouterr()
+    more = ["trainer.learning_rate=1e-6", f"model.adapter={first / 'adapter'}", f"run_dir={second}"]
+    assert main(["run", *own(world, tmp_path, *SMALL, *more)]) == 0
+    assert f"with the adapter {first / 'adapter'}" in capfd.readouterr().out.replace("\n", "")
+    logged = [json.loads(line) for line in (second / "logs.jsonl").read_text().splitlines()]
+    assert logged[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    near, far = (json.loads((folder / "evaluation.json").read_text())["kl"]["mean"] for folder in (second, first))
+    assert far > 0.1
+    assert near == pytest.approx(0, abs=1e-2)
+    before, after = (load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (first, second))
+    assert after.keys() == before.keys()
+    assert any(not torch.equal(after[name], before[name]) for name in after)
+    assert not (second / "adapter" / "ref").exists()

@@ -40,7 +40,7 @@ def build(folder: Path) -> dict[str, Path]:
     policy = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(words),
-            n_embd=32,
+            n_embd=64,
             n_layer=2,
             n_head=2,
             n_positions=64,

@@ -1,6 +1,7 @@
 """All values at once: PPO on lam.r against the base policy."""
 
 import dataclasses
+import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from mapft.align.reward import PaletteReward
 from mapft.config import Config, Tracker
 from mapft.palette import DualSolution
 from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.ppo.checkpoint import newest_whole
 from mapft.rewards import Score
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
@@ -33,40 +35,32 @@ def train(
     """Move the policy to p_lam and save its adapter; checkpoints, logs.jsonl and refinement.json lie in the run folder.
 
     Every value is scored and logged, so that a slack one is seen sinking. When every multiplier is 0 the base policy
-    keeps the palette already, and the adapter that is saved changes nothing. sd: of the base scores.
+    keeps the palette already, and the adapter that is saved changes nothing. sd: of the base scores. Where p0 itself
+    has an adapter (model.adapter), that one is trained on, and a frozen copy of it is the reference.
     """
     policy, tokenizer = load_policy(config.model)
     scorers = {name: score.load(name) for name, score in scores.items()}
     args = ppo_config(config, run)
     lam = RefinedLambda(solution, sd, config.refine, run / REFINEMENTS, args.steps_per_iteration)
-    checkpoint = last_checkpoint(run / "checkpoints")
+    checkpoint = newest_whole(run / "checkpoints", last_file=REFINEMENTS)
     if checkpoint:
-        lam.load(checkpoint)
+        lam.load(Path(checkpoint))
     trainer = PPOTrainer(
         policy,
         [PaletteReward(scorers, lam.lam, config.trainer.kl_coef, lam.observe)],
         args=args,
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
-        peft_config=lora_config(config),
+        peft_config=None if config.model.adapter else lora_config(config),
         callbacks=[JsonLines(run / "logs.jsonl", solution.targets), lam],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(LevelBar(solution.targets, sd))
     if any(solution.lam.values()):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(adapter))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint: the state of lambda is its last file, and appears by renaming."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{REFINEMENTS}")]
-    return max(whole, key=step_of) if whole else None
-
-
-def step_of(checkpoint: Path) -> int:
-    """Optimizer steps done when it was saved."""
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(adapter / "ref", ignore_errors=True)  # the reference, which p0's own adapter already is
 
 
 def lora_config(config: Config) -> LoraConfig:
@@ -77,6 +71,8 @@ def lora_config(config: Config) -> LoraConfig:
         lora_alpha=config.adapter.alpha,
         lora_dropout=0.0,
         target_modules=config.adapter.target_modules,
+        use_rslora=config.adapter.use_rslora,
+        use_dora=config.adapter.use_dora,
         exclude_modules=output,
         task_type="CAUSAL_LM",
     )

@@ -8,17 +8,15 @@ from trl import GRPOConfig
 from mapft.errors import UserError
 
 # Switches that move the optimum away from p0 * exp(R / kl_coef), with the setting that does not.
-EXACT = {
+EXACT_SAMPLING = {
     "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
     "min_p": None,
     "repetition_penalty": 1.0,
-    "gamma": 1.0,
-    "disable_dropout": True,
     "generation_kwargs": None,
-    "sync_ref_model": False,
 }
+EXACT = EXACT_SAMPLING | {"gamma": 1.0, "disable_dropout": True, "sync_ref_model": False}
 # GRPO's own switches, which this trainer does not have.
 NOT_HERE = {
     "use_vllm": False,
@@ -65,6 +63,9 @@ class PPOConfig(GRPOConfig):
     local_rollout_forward_batch_size: int = field(
         default=64, metadata={"help": "Responses per forward pass without gradients (log-probs, features)."}
     )
+    critic_trunk: str = field(
+        default="reference", metadata={"help": "Whose hidden states the critic reads: reference (free) or policy."}
+    )
     critic_width: int = field(default=256, metadata={"help": "Hidden units of the critic's heads."})
     critic_learning_rate: float = field(default=3e-3, metadata={"help": "AdamW's step for the critic, constant."})
     critic_epochs: int = field(default=4, metadata={"help": "The critic's passes over every rollout; they are cheap."})
@@ -80,6 +81,8 @@ class PPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value < least or value == 0:
                 raise UserError(f"{name}={value} is not positive; PPO needs {name} > 0, for example {name}=1.")
+        if self.critic_trunk not in ("reference", "policy"):
+            raise UserError(f"critic_trunk={self.critic_trunk} is unknown; use reference or policy.")
         for name, off in NOT_HERE.items():
             if getattr(self, name) != off:
                 raise UserError(f"{name}={getattr(self, name)} does nothing in PPOTrainer; leave it at {off}.")

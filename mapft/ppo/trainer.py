@@ -10,6 +10,8 @@ F reward functions.
 """
 
 import math
+import resource
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,9 +20,7 @@ from typing import Any, ClassVar
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import Sampler
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -28,43 +28,15 @@ from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
 from mapft.forward import model_inputs
-from mapft.ppo.config import PPOConfig
+from mapft.ppo.batch import Batch, causal_model, response_states, take
+from mapft.ppo.checkpoint import newest_whole
+from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
 from mapft.ppo.critic import Critic, explained_variance
 from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
+from mapft.ppo.generation import keep_log_probs
 from mapft.ppo.loss import policy_loss
+from mapft.ppo.sampler import PromptSampler
 from mapft.seeding import derive_seed
-
-Batch = dict[str, Tensor]
-
-
-class PromptSampler(Sampler[int]):
-    """Row numbers for the whole run: one shuffled pass over the prompts after another, cut into iterations.
-
-    Every iteration holds prompts_per_iteration prompts, each num_generations times, and is repeated once for every
-    micro-batch, because GRPOTrainer's loader hands the full rollout to every step. Pass e is shuffled by
-    (seed, e) alone, so that a resumed run meets the same prompts.
-    """
-
-    def __init__(
-        self, prompts: int, per_iteration: int, num_generations: int, repeats: int, iterations: int, seed: int
-    ):
-        self.prompts, self.per_iteration, self.num_generations = prompts, per_iteration, num_generations
-        self.repeats, self.iterations, self.seed = repeats, iterations, seed
-
-    def __iter__(self) -> Iterator[int]:
-        stream = self._shuffled()
-        for _ in range(self.iterations):
-            chunk = [row for _ in range(self.per_iteration) for row in [next(stream)] * self.num_generations]
-            for _ in range(self.repeats):
-                yield from chunk
-
-    def _shuffled(self) -> Iterator[int]:
-        for epoch in range(self.iterations * self.per_iteration):
-            generator = torch.Generator().manual_seed(derive_seed(self.seed, "prompts", epoch))
-            yield from torch.randperm(self.prompts, generator=generator).tolist()
-
-    def __len__(self) -> int:
-        return self.iterations * self.per_iteration * self.num_generations * self.repeats
 
 
 class PPOTrainer(GRPOTrainer):
@@ -109,6 +81,9 @@ class PPOTrainer(GRPOTrainer):
             torch.manual_seed(derive_seed(args.seed, "critic"))
             self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
         self.critic.to(self.accelerator.device)
+        exact = all(getattr(args, name) == to for name, to in EXACT_SAMPLING.items())
+        half = args.bf16 or args.fp16 or args.use_transformers_continuous_batching
+        self._keeps_log_probs = exact and not half
         self._rollout: Batch = {}
         self._plan: list[Tensor] = []
 
@@ -119,12 +94,13 @@ class PPOTrainer(GRPOTrainer):
         mode = "train" if self.model.training else "eval"
         if mode == "train":
             torch.manual_seed(self._stream("rollout"))
-        batch, texts = self._generate_rollout(inputs)
+        with self._timed("generation", mode):
+            batch, texts = self._generate_rollout(inputs)
         mask_BT = batch["mask"]
-        batch["old_logp"], _ = self._log_probs(self.model, batch, features=False)
-        with self._reference() as reference:
-            batch["ref_logp"], features_BTD = self._log_probs(reference, batch, features=True)
-        score_B = self._scores(inputs, texts, mode)
+        with self._timed("log_probs", mode):
+            features_BTD = self._add_log_probs(batch)
+        with self._timed("rewards", mode):
+            score_B = self._scores(inputs, texts, mode)
         kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
         with torch.no_grad():
@@ -135,7 +111,8 @@ class PPOTrainer(GRPOTrainer):
         self._log_rollout(mode, score_B, kl_BT, batch["old_logp"])
         self._metrics[mode]["critic/explained_variance"].append(explained_variance(values_BT, returns_BT, mask_BT))
         if mode == "train":
-            self._fit_critic(features_BTD, returns_BT, mask_BT)
+            with self._timed("critic", mode):
+                self._fit_critic(features_BTD, returns_BT, mask_BT)
         self._logs["advantages"].extend(gather_object(batch["advantages"].sum(dim=1).tolist()))
         if self.args.whiten_advantages:
             moments = self._sum_over_processes(masked_moments(batch["advantages"], mask_BT))
@@ -145,10 +122,10 @@ class PPOTrainer(GRPOTrainer):
     def _generate_rollout(self, inputs: list[dict[str, Any]]) -> tuple[Batch, dict[str, list[Any]]]:
         """Responses of the current policy by TRL's generation backends; masks come from lengths, never from ids."""
         prompts = [row["prompt"] for row in inputs]
-        prompt_ids, completion_ids, tool_mask, completions, *_ = self._generate(prompts)
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, *_ = self._generate(prompts)
         assert tool_mask is None, "this trainer offers no tools"
 
-        def padded(rows: list[Any], side: str, value: int) -> Tensor:
+        def padded(rows: list[Any], side: str, value: float) -> Tensor:
             return pad([torch.tensor(row) for row in rows], value, side).to(self.accelerator.device)
 
         pad_id = self._tokenizer.pad_token_id
@@ -158,7 +135,32 @@ class PPOTrainer(GRPOTrainer):
             "completion_ids": padded(completion_ids, "right", pad_id),
             "mask": padded([[1] * len(ids) for ids in completion_ids], "right", 0),
         }
+        if logprobs is not None:
+            batch["old_logp"] = padded(logprobs, "right", 0.0)
         return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
+
+    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
+        """TRL's generation; in fp32 with the log-probabilities of what it drew, which saves the policy's own pass.
+
+        In half precision a decoding step and a pass over the whole sequence differ by more than rounding should
+        cost (the first ratio would not be 1), so there the pass is made.
+        """
+        causal = causal_model(self.accelerator.unwrap_model(self.model))
+        if not self._keeps_log_probs or causal.dtype != torch.float32:
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        with keep_log_probs(causal) as drawn:
+            completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
+        return completion_ids, drawn.log_probs(completion_ids)
+
+    def _add_log_probs(self, batch: Batch) -> Tensor:
+        """Add log pi and log p0 of every token to the batch; return the critic's features (B, T, D)."""
+        on_policy = self.args.critic_trunk == "policy"
+        features_BTD = torch.zeros(0)
+        if on_policy or "old_logp" not in batch:
+            batch["old_logp"], features_BTD = self._log_probs(self.model, batch, features=on_policy)
+        with self._reference() as reference:
+            batch["ref_logp"], reference_BTD = self._log_probs(reference, batch, features=not on_policy)
+        return features_BTD if on_policy else reference_BTD
 
     def _log_probs(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
         """log p(token) (B, T) under `model` without gradients and, if asked, the hidden state before it (B, T, D).
@@ -263,7 +265,9 @@ class PPOTrainer(GRPOTrainer):
         per_epoch = self.args.steps_per_generation
         position = self._step % (per_epoch * self.num_iterations)
         if position == 0:
-            self._rollout = self._generate_and_score_completions(inputs)
+            with self._timed("rollout", "train"):
+                self._rollout = self._generate_and_score_completions(inputs)
+            self._rollout_seconds = self._metrics["train"]["timing/rollout"][-1]
         if position % per_epoch == 0:
             self._plan = self._plan_epoch(position // per_epoch)
         return take(self._rollout, self._plan[position % per_epoch])
@@ -278,6 +282,15 @@ class PPOTrainer(GRPOTrainer):
             by_length = rows[lengths[rows].argsort(stable=True)]
             plan.extend(by_length.split(self.args.per_device_train_batch_size))
         return plan
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch, a new rollout before it where one is due; logs what the update took without the rollout."""
+        with self._timed("update", "train"):
+            self._rollout_seconds = 0.0
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self._metrics["train"]["timing/update"][-1] -= self._rollout_seconds
+        self._metrics["train"]["memory/peak_gb"].append(peak_gb(self.accelerator.device))
+        return loss
 
     def _compute_loss(self, model: Any, inputs: Batch) -> Tensor:
         logp_BT, entropy_BT, _ = self._logp(model, inputs)
@@ -349,6 +362,12 @@ class PPOTrainer(GRPOTrainer):
         self._pending_metrics.clear()
         self._pending_extra_logs.clear()
 
+    @contextmanager
+    def _timed(self, name: str, mode: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        yield
+        self._metrics[mode][f"timing/{name}"].append(time.perf_counter() - begin)
+
     def _sum_over_processes(self, x: Tensor) -> Tensor:
         return self.accelerator.reduce(x, reduction="sum")
 
@@ -357,42 +376,22 @@ class PPOTrainer(GRPOTrainer):
         if self.args.should_save:
             self.critic.save(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
 
+    def train(self, resume_from_checkpoint: str | bool | None = "auto", **kwargs: Any) -> Any:
+        """Train, by default on from the newest whole checkpoint in output_dir, where there is one.
+
+        resume_from_checkpoint: "auto", the folder of a checkpoint, or None to start afresh.
+        """
+        if resume_from_checkpoint in ("auto", True):
+            resume_from_checkpoint = newest_whole(Path(self.args.output_dir))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.critic.load(Path(resume_from_checkpoint))
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """Those rows, without the columns that are padding in all of them."""
-    width = int(batch["prompt_mask"][rows].sum(1).max())
-    length = int(batch["mask"][rows].sum(1).max())
-    return {
-        name: array[rows, -width:] if name.startswith("prompt") else array[rows, :length]
-        for name, array in batch.items()
-    }
-
-
-def causal_model(model: Any) -> Any:
-    """The causal language model inside its adapter."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-@contextmanager
-def response_states(causal: Any, mask_BT: Tensor, prompt_width: int) -> Iterator[list[Tensor]]:
-    """Inside, the LM head gets one row (1, N, D): the states from which the N chosen response tokens were drawn.
-
-    The token at column P + t is drawn from the state at column P + t - 1. The list receives that row, detached, (N, D).
-    """
-    states = torch.nn.functional.pad(mask_BT, (prompt_width - 1, 1))
-    seen: list[Tensor] = []
-
-    def keep_states(module: Any, args: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[states][None]
-        seen.append(output.last_hidden_state[0].detach())
-        return output
-
-    handle = causal.base_model.register_forward_hook(keep_states)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def peak_gb(device: torch.device) -> float:
+    """Most memory held so far, 10^9 bytes: the device's, or this process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

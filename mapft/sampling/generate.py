@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from mapft.config import DataConfig, SamplingConfig
 from mapft.errors import UserError
 from mapft.forward import model_inputs
+from mapft.sampling.models import base_policy
 from mapft.sampling.prompts import Prompt, text_of
 from mapft.seeding import derive_seed
 
@@ -112,7 +113,7 @@ def _draw_batch(
         mask = torch.arange(ended.size(1), device=lengths.device) < lengths[:, None]
         attention = torch.cat([padded["attention_mask"], mask.long()], dim=1)
         trained = log_prob(policy, sequences, attention, mask, config.temperature)
-        with policy.disable_adapter():
+        with base_policy(policy):
             base = log_prob(policy, sequences, attention, mask, config.temperature)
         for row, kl in zip(rows, (trained - base).tolist(), strict=True):
             row["kl"] = kl

@@ -1,19 +1,30 @@
 """Loading a policy and its tokenizer, the same way for every stage."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from mapft.config import Dtype, ModelConfig
+from mapft.config import Dtype, ModelConfig, Quantization
 from mapft.errors import UserError
 from mapft.forward import device
 from mapft.paths import existing_or_hub
 
+TUNED = "tuned"  # name of a run's adapter
+
 
 def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Base policy on this process's device, and its tokenizer padding on the left.
+    """Base policy p0 on this process's device, and its tokenizer padding on the left.
 
     The model's own decoding defaults (top_k, repetition penalty, ...) are dropped; only its special tokens stay.
     """
@@ -27,9 +38,15 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
             path,
             dtype=getattr(torch, dtype),
             attn_implementation=model.attn_implementation,
+            quantization_config=_quantization(model, getattr(torch, dtype)),
+            device_map={"": device()},
             output_loading_info=True,
             **options,
         )
+    except ImportError as error:
+        raise UserError(
+            f"model.quantization={model.quantization.value} needs bitsandbytes; pip install 'mapft[quantization]'."
+        ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={model.path} holds no causal language model that loads: {error}") from error
     if loading["missing_keys"]:
@@ -42,7 +59,27 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     neutralize_decoding(policy, tokenizer)
-    return policy.eval().to(device()), tokenizer
+    if model.adapter is not None:
+        policy = _with_trained_adapter(policy, existing_or_hub(model.adapter, "model.adapter"))
+    return policy.eval(), tokenizer
+
+
+def _with_trained_adapter(policy: PreTrainedModel, adapter: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(policy, adapter, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"model.adapter={adapter} holds no adapter that fits the model: {error}") from error
+
+
+def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    if model.quantization is Quantization.none:
+        return None
+    four = model.quantization is Quantization.nf4
+    return BitsAndBytesConfig(
+        load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
 
 
 def neutralize_decoding(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -57,8 +94,24 @@ def neutralize_decoding(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     )
 
 
-def with_adapter(policy: PreTrainedModel, adapter: Path) -> Any:
-    """The policy with a trained adapter switched on; `disable_adapter()` gives the base back."""
+def with_adapter(policy: Any, adapter: Path) -> Any:
+    """The policy with the adapter of a run switched on; `base_policy` gives p0 back."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(policy, str(adapter)).eval()
+    if isinstance(policy, PeftModel):
+        policy.load_adapter(str(adapter), TUNED)
+        policy.set_adapter(TUNED)
+        return policy.eval()
+    return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
+
+
+@contextmanager
+def base_policy(tuned: Any) -> Iterator[Any]:
+    """Inside, p0: the run's adapter is off, and the one that p0 came with, where it did, is on."""
+    if "default" not in tuned.peft_config:
+        with tuned.disable_adapter():
+            yield tuned
+        return
+    tuned.set_adapter("default")
+    yield tuned
+    tuned.set_adapter(TUNED)

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from mapft.align.refinement import REFINEMENTS
 from mapft.align.reward import PaletteReward
-from mapft.align.simultaneous import last_checkpoint
 from mapft.errors import UserError
 
 
@@ -28,12 +26,3 @@ def test_reward_is_kl_coef_lam_r_and_raw_scores_are_logged():
 def test_a_score_that_is_not_finite_is_refused():
     with pytest.raises(UserError, match="'a' is nan for response 1"):
         PaletteReward({"a": Fixed(1.0, np.nan)}, {"a": 1.0}, 1.0)(["p"] * 2, ["x"] * 2)
-
-
-def test_a_half_written_checkpoint_is_passed_over(tmp_path):
-    assert last_checkpoint(tmp_path / "none") is None
-    for step, whole in ((8, True), (16, True), (104, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / REFINEMENTS).touch()
-    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-16"

@@ -1,12 +1,13 @@
 """PPO against the trainer that people left, in one run on the same work: seconds, tokens/s, peak memory, ratios.
 
-    python -m tests.benchmarks.bench_ppo [--iterations 4] [--rounds 2] [--device cpu]
+    python -m tests.benchmarks.bench_ppo [--iterations 4] [--rounds 2] [--micro-batch 32]
 
 Peers: `trl.experimental.ppo.PPOTrainer` of trl 1.12.0, the last release with it (fetched by pip into a temporary
 folder; all else is this environment's), and `RLOOTrainer` of the installed TRL. The work: Llama 8 layers x 512,
 vocabulary 4096, random weights, LoRA r=16 on q and v, 32 prompts of at most 32 tokens, 50 new tokens, 4 passes over
-every rollout in one batch of 32, fp32, two threads. TRL's PPO needs a value model: a second Llama of the same size, as
-its own example has it. The reward is nearly free for all: a one-layer classifier there, a function here.
+every rollout with one step of 32 responses (in micro-batches, if asked), fp32, two threads. TRL's PPO needs a value
+model: a second Llama of the same size, as its own example has it. The reward is nearly free for all: a one-layer
+classifier there, a function here.
 
 Trainers run in turn, each in a process of its own, `--rounds` times; the first iteration of every process is warm-up.
 """
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--micro-batch", type=int, default=PROMPTS, help="responses per pass, for all trainers")
     options = parser.parse_args()
     seconds: dict[str, list[float]] = {name: [] for name in TRAINERS}
     peak: dict[str, list[float]] = {name: [] for name in TRAINERS}
@@ -42,18 +44,19 @@ def main() -> None:
         subprocess.run(pip, check=True)
         for _ in range(options.rounds):
             for name in TRAINERS:
-                measured = in_own_process(name, options.iterations, folder if name == "trl_ppo" else None)
+                measured = in_own_process(name, options, folder if name == "trl_ppo" else None)
                 seconds[name] += measured["seconds"][1:]
                 peak[name].append(measured["peak_gb"])
     report(seconds, peak)
 
 
-def in_own_process(name: str, iterations: int, peer: str | None) -> dict:
+def in_own_process(name: str, options: argparse.Namespace, peer: str | None) -> dict:
     """Seconds of every iteration and peak resident memory in GB."""
     paths = [*([peer] if peer else []), str(Path(__file__).parents[2])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", "--worker", name, str(iterations)]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", "--worker", name]
+    command += [str(options.iterations), str(options.micro_batch)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
@@ -73,7 +76,7 @@ def report(seconds: dict[str, list[float]], peak: dict[str, list[float]]) -> Non
 # ---------------------------------------------------------------- inside the process of one trainer
 
 
-def work(name: str, iterations: int) -> None:
+def work(name: str, iterations: int, micro_batch: int) -> None:
     import torch
     from transformers import TrainerCallback
 
@@ -85,7 +88,9 @@ def work(name: str, iterations: int) -> None:
         def on_step_end(self, *_: object, **__: object) -> None:
             stamps.append(time.perf_counter())
 
-    trainer, steps = {"mapft": mapft_trainer, "trl_ppo": peer_trainer, "rloo": rloo_trainer}[name](iterations)
+    trainer, steps = {"mapft": mapft_trainer, "trl_ppo": peer_trainer, "rloo": rloo_trainer}[name](
+        iterations, micro_batch
+    )
     trainer.add_callback(Clock())
     begin = time.perf_counter()
     trainer.train()
@@ -144,7 +149,6 @@ def lora():
 
 
 COMMON = {
-    "per_device_train_batch_size": PROMPTS,
     "learning_rate": 1e-5,
     "bf16": False,
     "use_cpu": True,
@@ -156,7 +160,7 @@ COMMON = {
 }
 
 
-def mapft_trainer(iterations: int):
+def mapft_trainer(iterations: int, micro_batch: int):
     from datasets import Dataset
 
     from mapft.ppo import PPOConfig, PPOTrainer
@@ -166,6 +170,8 @@ def mapft_trainer(iterations: int):
         num_ppo_epochs=EPOCHS,
         max_completion_length=NEW_TOKENS,
         total_episodes=PROMPTS * iterations,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=PROMPTS // micro_batch,
         **COMMON,
     )
     rows = Dataset.from_dict({"prompt": prompts()})
@@ -175,20 +181,22 @@ def mapft_trainer(iterations: int):
     return trainer, EPOCHS
 
 
-def rloo_trainer(iterations: int):
+def rloo_trainer(iterations: int, micro_batch: int):
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
     args = RLOOConfig(
         output_dir=tempfile.mkdtemp(),
         num_iterations=EPOCHS,
-        steps_per_generation=1,
+        steps_per_generation=PROMPTS // micro_batch,
         num_generations=4,
         max_completion_length=NEW_TOKENS,
         max_steps=EPOCHS * iterations,
         beta=1.0,
         normalize_advantages=False,
         disable_dropout=True,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=PROMPTS // micro_batch,
         **COMMON,
     )
     rows = Dataset.from_dict({"prompt": prompts()})
@@ -198,7 +206,7 @@ def rloo_trainer(iterations: int):
     return trainer, EPOCHS
 
 
-def peer_trainer(iterations: int):
+def peer_trainer(iterations: int, micro_batch: int):
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -210,7 +218,8 @@ def peer_trainer(iterations: int):
         temperature=1.0,
         total_episodes=PROMPTS * iterations,
         num_sample_generations=0,
-        gradient_accumulation_steps=1,
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=PROMPTS // micro_batch,
         **COMMON,
     )
     words = tokenizer()
@@ -231,6 +240,6 @@ def peer_trainer(iterations: int):
 
 if __name__ == "__main__":
     if "--worker" in sys.argv:
-        work(sys.argv[2], int(sys.argv[3]))
+        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     else:
         main()

@@ -16,6 +16,14 @@ MEMBERS = {
     "_compute_loss": ["self", "model", "inputs"],
     "_get_train_sampler": ["self", "dataset"],
     "_generate": ["self", "prompts"],
+    "_generate_single_turn": [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+        "has_tool_images",
+    ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_save_checkpoint": ["self", "model", "trial"],
 }
@@ -49,7 +57,13 @@ def test_attributes_are_still_set_by_the_constructor():
 
 def test_generate_returns_what_we_unpack():
     returned = inspect.getsource(GRPOTrainer._generate).rsplit("return ", 1)[1]
-    assert returned.split(",")[:4] == ["prompt_ids", " completion_ids", " tool_mask", " completions"]
+    assert [name.strip() for name in returned.split(",")][:5] == [
+        "prompt_ids",
+        "completion_ids",
+        "tool_mask",
+        "completions",
+        "logprobs",
+    ]
 
 
 def test_fused_lm_head_scores_shifted_labels_without_shifting():

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from mapft.config import DataConfig, ModelConfig, SamplingConfig
 from mapft.errors import UserError
 from mapft.sampling.generate import draw, refuse_long, tokenize
-from mapft.sampling.models import load_policy
+from mapft.sampling.models import TUNED, load_policy
 from tests.ppo import tabular
 
 SAMPLING = SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=512)
@@ -52,7 +52,9 @@ def test_measured_kl_is_unbiased(world, temperature):
     policy, tokenizer, prompts = world
     sampling = dataclasses.replace(SAMPLING, temperature=temperature)
     torch.manual_seed(0)
-    adapted = get_peft_model(policy, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+    adapted = get_peft_model(
+        policy, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False), TUNED
+    )
     log_p = tabular.log_probs(adapted.eval(), temperature)
     with adapted.disable_adapter():
         exact = tabular.kl(log_p, tabular.log_probs(adapted, temperature))
