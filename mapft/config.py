@@ -211,6 +211,7 @@ class TrainerConfig:
     gae_lambda: float = 1.0
     cliprange: float = 0.2
     cliprange_value: float = 1.0
+    critic_trunk: str = "reference"
     critic_learning_rate: float = 3e-3
     critic_epochs: int = 4
     critic_minibatch: int = 64

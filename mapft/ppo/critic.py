@@ -23,10 +23,19 @@ class Critic(nn.Module):
     running sum keeps that account, which h_t alone forgets. Explained variance on held-out prompts of the playground
     after 12 passes over 512, 2048, 3584 responses: .27, .34, .36 without the sum, .46, .54, .57 with it.
 
-    The features are frozen, so the critic is trained by its own AdamW in its own step and adds nothing to the
-    policy's backward pass. m and s are the mean and sd of the returns of the last rollout: the heads work in
-    standard units, and `rescale` keeps V unchanged when the units change (PopArt, van Hasselt et al. 2016).
-    V starts at zero. A critic only lowers variance: with gae_lambda = 1 no critic can move the optimum.
+    The features are detached, so the critic is trained by its own AdamW in its own step and adds nothing to the
+    policy's backward pass. m and s are the mean and sd of the returns of the last rollout: the heads work in standard
+    units, and `rescale` keeps V unchanged when the units change (PopArt, van Hasselt et al. 2016). V starts at zero.
+    A critic only lowers variance: with gae_lambda = 1 no critic can move the optimum.
+
+    Compared on the tabular world of tests/ppo/tabular.py, one run each, KL(pi||p_lam) in nats after so many episodes;
+    and on the playground, E R - KL in nats of the rollouts after 9 000 to 10 000 of 16 384 episodes (optimum 2.3):
+
+        baseline                                     40 000   80 000   playground
+        reference's hidden states (the default)      .015     .0078    2.19
+        policy's hidden states, one pass more                 .0069    2.16
+        none but leave-one-out, 8 per prompt         .030
+        reference's, and leave-one-out of its error  .018
     """
 
     now: nn.Sequential

@@ -35,6 +35,7 @@ from mapft.ppo.critic import Critic, explained_variance
 from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
 from mapft.ppo.generation import keep_log_probs
 from mapft.ppo.loss import policy_loss
+from mapft.ppo.reward_functions import named_failures
 from mapft.ppo.sampler import PromptSampler
 from mapft.seeding import derive_seed
 
@@ -69,7 +70,9 @@ class PPOTrainer(GRPOTrainer):
         every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
         # Between iterations there is no rollout to save: checkpoints fall there.
         args.save_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
-        super().__init__(model, reward_funcs, args=args, train_dataset=train_dataset, **kwargs)
+        several = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        named = [named_failures(function) for function in several]
+        super().__init__(model, named, args=args, train_dataset=train_dataset, **kwargs)
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             raise UserError("processing_class is a multimodal processor; PPO takes text models with a tokenizer.")
         own = causal_model(self.model).generation_config  # of the model's own decoding defaults, none may be left

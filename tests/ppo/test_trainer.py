@@ -1,6 +1,7 @@
 """Truth: exact enumeration of the tabular world, an independent forward pass, and the uninterrupted run."""
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,25 @@ def test_log_probs_match_an_unpadded_forward_pass(tmp_path, architecture):
         assert row == pytest.approx(log_p0[tabular.PROMPTS.index(prompt), index[tuple(ids)]], abs=1e-4)
 
 
+@pytest.mark.parametrize("trunk", ["reference", "policy"])
+def test_the_critic_reads_the_trunk_it_is_told_to(tmp_path, world, trunk):
+    """Hidden states of one unpadded pass, by the adapted model or by its base; log-probabilities do not depend on it."""
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)], critic_trunk=trunk)
+    for name, parameter in trainer.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    batch, _ = trainer._generate_rollout([{"prompt": tabular.PROMPTS[0]}] * 4)
+    kept = batch["old_logp"]
+    features = trainer._add_log_probs(batch)
+    torch.testing.assert_close(batch["old_logp"], kept, atol=1e-5, rtol=0)
+    assert (batch["old_logp"] - batch["ref_logp"]).abs().max() > 0.01
+    policy = trainer.model.eval()
+    with torch.no_grad(), policy.disable_adapter() if trunk == "reference" else nullcontext():
+        prompt = batch["prompt_ids"][:1]
+        states = policy.get_base_model().base_model(prompt).last_hidden_state
+    torch.testing.assert_close(features[0, 0], states[0, -1], atol=1e-5, rtol=0)
+
+
 def gradient(trainer: PPOTrainer, rollout, micro_batch: int) -> torch.Tensor:
     """Gradient of one full-batch step, cut into micro-batches."""
     trainer.args.per_device_train_batch_size = micro_batch
@@ -290,6 +310,34 @@ def test_conversations_several_rewards_and_evaluation(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(-metrics["eval_objective/rlhf_reward"], rel=1e-4)
 
 
+def test_what_a_reward_function_raises_is_one_sentence_with_its_name(tmp_path):
+    def unreachable(completions, **_):
+        raise ConnectionError("no answer from the judge")
+
+    with pytest.raises(UserError, match="'unreachable' raised ConnectionError: no answer from the judge"):
+        make_trainer(tmp_path, [unreachable]).train()
+
+
+@pytest.mark.parametrize("count", [0, 7])
+def test_a_wrong_number_of_rewards_names_the_function(tmp_path, count):
+    def short(completions, **_):
+        return [0.0] * count
+
+    with pytest.raises(ValueError, match=f"'short' returned {count} rewards, but 256 were expected"):
+        make_trainer(tmp_path, short).train()
+
+
+def test_async_reward_functions_are_awaited(tmp_path):
+    async def remote(completions, **_):
+        return [float(len(completion)) for completion in completions]
+
+    trainer = make_trainer(tmp_path, [remote])
+    record = Record()
+    trainer.add_callback(record)
+    trainer.train()
+    assert record.logs[0]["rewards/remote/mean"] > 0
+
+
 def test_missing_score_is_an_error_that_names_the_function(tmp_path):
     def broken(completions, **_):
         return [float("nan") if i == 3 else 0.0 for i in range(len(completions))]
@@ -304,6 +352,7 @@ def test_missing_score_is_an_error_that_names_the_function(tmp_path):
         ({"kl_coef": 0.0}, "kl_coef=0.0 is not positive"),
         ({"entropy_coef": 0.01}, "entropy_coef=0.01 does nothing in PPOTrainer"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
+        ({"critic_trunk": "none"}, "critic_trunk=none is unknown"),
         ({"per_device_train_batch_size": 6, "num_generations": 4}, "whole groups"),
     ],
 )
