@@ -199,7 +199,7 @@ def test_log_probs_match_an_unpadded_forward_pass(tmp_path, architecture):
 
 @pytest.mark.parametrize("trunk", ["reference", "policy"])
 def test_the_critic_reads_the_trunk_it_is_told_to(tmp_path, world, trunk):
-    """Hidden states of one unpadded pass, by the adapted model or by its base; log-probabilities do not depend on it."""
+    """Hidden states of one unpadded pass by the adapted model or its base; log-probabilities do not depend on it."""
     trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)], critic_trunk=trunk)
     for name, parameter in trainer.model.named_parameters():
         if "lora_B" in name:
