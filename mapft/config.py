@@ -65,7 +65,7 @@ class ModelConfig:
 
     path: str  # folder, Hub id, or playground:policy
     revision: str | None = None
-    adapter: str | None = None  # a trained PEFT adapter: with it on, the model is p0, and training goes on from it
+    adapter: str | None = None  # a trained PEFT adapter: with it on the model is p0; it is trained on as it is
     dtype: Dtype = Dtype.auto
     quantization: Quantization = Quantization.none
     attn_implementation: str | None = None  # null: transformers' choice
@@ -227,6 +227,8 @@ class TrainerConfig:
             _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
         for name in ("learning_rate", "kl_coef", "cliprange", "cliprange_value", "critic_learning_rate"):
             _require(getattr(self, name) > 0, f"trainer.{name}", getattr(self, name), "above 0")
+        limit = self.save_total_limit
+        _require(limit is None or limit >= 2, "trainer.save_total_limit", limit, "at least 2, or null for all")
         for name in ("gamma", "gae_lambda"):
             _require(0 <= getattr(self, name) <= 1, f"trainer.{name}", getattr(self, name), "between 0 and 1")
 

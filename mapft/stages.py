@@ -349,7 +349,7 @@ def _file_state(path: str) -> list[list[Any]]:
     """Name, size and time of the files behind a local path; empty for a Hub id, which its revision describes."""
     local = Path(resolve(path)).expanduser()
     files = sorted(local.iterdir()) if local.is_dir() else [local] if local.is_file() else []
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file()]
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file() and f.name != "README.md"]
 
 
 def execute(config: Config, stage: str, as_json: bool = False) -> None:
@@ -362,7 +362,9 @@ def execute(config: Config, stage: str, as_json: bool = False) -> None:
     run.console.quiet = run.console.quiet or as_json
     run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
     if config.model.adapter:
-        run.console.print(f"The base policy is {config.model.path} with the adapter {config.model.adapter}.")
+        run.console.print(
+            f"The base policy is {config.model.path} with the adapter {config.model.adapter}.", soft_wrap=True
+        )
     if not run.main:
         if stage in ("train", "evaluate"):
             run.join_training()

@@ -337,6 +337,11 @@ def test_export_gives_one_model_and_cards(world, tmp_path):
     torch.testing.assert_close(whole, apart, atol=1e-4, rtol=1e-4)
     assert (whole - base).abs().max() > 1e-3
     summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    # a run that starts from this adapter finds itself again after another export
+    start = [*overrides[:-2], f"model.adapter={tmp_path / 'run' / 'adapter'}", f"run_dir={tmp_path / 'next'}"]
+    assert main(["sample", *start]) == 0
+    assert main(["export", *overrides]) == 0
+    assert main(["sample", *start]) == 0
     for folder, library in (("adapter", "peft"), ("merged", "transformers")):
         card = (tmp_path / "run" / folder / "README.md").read_text()
         assert f"library_name: {library}" in card

@@ -10,10 +10,11 @@ pipeline_tag: text-generation
 tags: [mapft, ppo, {library}, alignment]
 ---
 
-# {base}, at the palette {palette}
+# {base}{start}, at the palette {palette}
 
-A policy that keeps several human values at once, each at the level asked for, at little KL from its base model:
-p0(y|x) exp(lambda.r(x,y)) / Z(x), the MAP solution (Wang et al., ICLR 2025, arXiv 2410.19198), reached by PPO.
+A policy that keeps several human values at once, each at the level asked for, at little KL from its base policy p0,
+the base model{start}. It is p0(y|x) exp(lambda.r(x,y)) / Z(x), the MAP solution (Wang et al., ICLR 2025,
+arXiv 2410.19198), as far as PPO has reached it.
 
 | value | base level | target | lambda | realized ({confidence:.0f} % interval) | gap in sd |
 |---|---|---|---|---|---|
@@ -29,8 +30,13 @@ settings have other levels. Made with {versions}, seed {seed}.
 def model_card(summary: Mapping[str, Any], config: Mapping[str, Any], versions: Mapping[str, str], library: str) -> str:
     """Markdown with the Hub's metadata. summary: of `summarize`; config: the run's settings; library: peft, ..."""
     confidence = 100 * summary["confidence"]
+    start = f" with the adapter {config['model']['adapter']}" if config["model"]["adapter"] else ""
     head = HEAD.format(
-        base=config["model"]["path"], palette=config["palette"]["name"], library=library, confidence=confidence
+        start=start,
+        base=config["model"]["path"],
+        palette=config["palette"]["name"],
+        library=library,
+        confidence=confidence,
     )
     tail = TAIL.format(
         prompts=summary["prompts"],

@@ -29,6 +29,12 @@ def causal_model(model: Any) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def all_fp32(causal: Any) -> bool:
+    """Whether every number of the model is fp32, its adapter's too."""
+    quantized = getattr(causal, "hf_quantizer", None) is not None
+    return not quantized and all(p.dtype == torch.float32 for p in causal.parameters() if p.is_floating_point())
+
+
 @contextmanager
 def response_states(causal: Any, mask_BT: Tensor, prompt_width: int) -> Iterator[list[Tensor]]:
     """Inside, the LM head gets one row (1, N, D): the states from which the N chosen response tokens were drawn.

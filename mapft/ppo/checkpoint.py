@@ -11,7 +11,8 @@ def newest_whole(output_dir: Path, last_file: str = OPTIMIZER) -> str | None:
 
     A newer one without it was torn by a kill: it is passed over with a warning.
     """
-    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=step_of, reverse=True)
+    named = [path for path in output_dir.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
+    checkpoints = sorted(named, key=step_of, reverse=True)
     for number, checkpoint in enumerate(checkpoints):
         if (checkpoint / last_file).exists():
             if number:

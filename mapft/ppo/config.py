@@ -83,6 +83,8 @@ class PPOConfig(GRPOConfig):
                 raise UserError(f"{name}={value} is not positive; PPO needs {name} > 0, for example {name}=1.")
         if self.critic_trunk not in ("reference", "policy"):
             raise UserError(f"critic_trunk={self.critic_trunk} is unknown; use reference or policy.")
+        if self.save_total_limit == 1:
+            raise UserError("save_total_limit=1 leaves no whole checkpoint while one is written; keep 2 or more.")
         for name, off in NOT_HERE.items():
             if getattr(self, name) != off:
                 raise UserError(f"{name}={getattr(self, name)} does nothing in PPOTrainer; leave it at {off}.")

@@ -11,6 +11,7 @@ F reward functions.
 
 import math
 import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
@@ -28,8 +30,8 @@ from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
 from mapft.forward import model_inputs
-from mapft.ppo.batch import Batch, causal_model, response_states, take
-from mapft.ppo.checkpoint import newest_whole
+from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, take
+from mapft.ppo.checkpoint import newest_whole, step_of
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
 from mapft.ppo.critic import Critic, explained_variance
 from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
@@ -38,6 +40,8 @@ from mapft.ppo.loss import policy_loss
 from mapft.ppo.reward_functions import named_failures
 from mapft.ppo.sampler import PromptSampler
 from mapft.seeding import derive_seed
+
+logger = get_logger(__name__)
 
 
 class PPOTrainer(GRPOTrainer):
@@ -138,18 +142,18 @@ class PPOTrainer(GRPOTrainer):
             "completion_ids": padded(completion_ids, "right", pad_id),
             "mask": padded([[1] * len(ids) for ids in completion_ids], "right", 0),
         }
-        if logprobs is not None:
+        if logprobs is not None and self.rollout_func is None:  # a rollout_func's are those of its own sampler
             batch["old_logp"] = padded(logprobs, "right", 0.0)
         return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
         """TRL's generation; in fp32 with the log-probabilities of what it drew, which saves the policy's own pass.
 
-        In half precision a decoding step and a pass over the whole sequence differ by more than rounding should
-        cost (the first ratio would not be 1), so there the pass is made.
+        In half precision and over a quantised base a decoding step and a pass over the whole sequence differ by more
+        than rounding should cost (the first ratio would not be 1), so there the pass is made.
         """
         causal = causal_model(self.accelerator.unwrap_model(self.model))
-        if not self._keeps_log_probs or causal.dtype != torch.float32:
+        if not self._keeps_log_probs or not all_fp32(causal):
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         with keep_log_probs(causal) as drawn:
             completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
@@ -386,6 +390,10 @@ class PPOTrainer(GRPOTrainer):
         """
         if resume_from_checkpoint in ("auto", True):
             resume_from_checkpoint = newest_whole(Path(self.args.output_dir))
+            if resume_from_checkpoint:
+                logger.warning(f"Going on from {resume_from_checkpoint}; resume_from_checkpoint=None starts afresh.")
+                if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
+                    logger.warning("It is the end of a finished run: there is nothing left to train.")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
@@ -397,4 +405,5 @@ def peak_gb(device: torch.device) -> float:
     """Most memory held so far, 10^9 bytes: the device's, or this process's resident set on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -44,6 +44,8 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
             **options,
         )
     except ImportError as error:
+        if model.quantization is Quantization.none:
+            raise UserError(f"model.path={model.path} needs a package that is not here: {error}") from error
         raise UserError(
             f"model.quantization={model.quantization.value} needs bitsandbytes; pip install 'mapft[quantization]'."
         ) from error

@@ -12,6 +12,7 @@ def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if whole:
             (tmp_path / f"checkpoint-{step}" / OPTIMIZER).touch()
+    (tmp_path / "checkpoint-8-best").mkdir()
     with pytest.warns(UserWarning, match="checkpoint-104 is torn, so training goes on from checkpoint-16"):
         assert newest_whole(tmp_path) == str(tmp_path / "checkpoint-16")
 

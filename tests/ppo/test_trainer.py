@@ -2,6 +2,7 @@
 
 import shutil
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -255,8 +256,11 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path, world):
     straight = make_trainer(tmp_path / "a", [reward], **settings)
     straight.train()
     shutil.copytree(tmp_path / "a/checkpoint-8", tmp_path / "b/checkpoint-8")
-    resumed = make_trainer(tmp_path / "b", [reward], **settings)
+    record = Record()
+    resumed = make_trainer(tmp_path / "b", [reward], logging_steps=1, **settings)
+    resumed.add_callback(record)
     resumed.train()
+    assert sum("objective/kl" in log for log in record.logs) == 2  # rollouts: not the first one again
     assert resumed.state.global_step == straight.state.global_step == 24
     for (name, one), (_, two) in zip(straight.model.named_parameters(), resumed.model.named_parameters(), strict=True):
         assert torch.equal(one, two), name
@@ -310,6 +314,33 @@ def test_conversations_several_rewards_and_evaluation(tmp_path):
     assert metrics["eval_loss"] == pytest.approx(-metrics["eval_objective/rlhf_reward"], rel=1e-4)
 
 
+def test_reward_functions_keep_their_names(tmp_path):
+    class Judge:
+        def __call__(self, completions, **_):
+            raise ConnectionError("down")
+
+    def scaled(completions, factor, **_):
+        return [factor] * len(completions)
+
+    trainer = make_trainer(tmp_path, [Judge(), partial(scaled, factor=2.0)])
+    assert trainer.reward_func_names == ["Judge", "scaled"]
+    with pytest.raises(UserError, match="'Judge' raised ConnectionError: down"):
+        trainer.train()
+
+
+def test_log_probs_of_a_foreign_sampler_are_not_taken_for_the_policys(tmp_path, world):
+    def rollout(prompts, trainer):
+        ids = [trainer.processing_class(prompt)["input_ids"] for prompt in prompts]
+        responses = [list(tabular.responses()[0]) for _ in prompts]
+        return {"prompt_ids": ids, "completion_ids": responses, "logprobs": [[0.0] * len(r) for r in responses]}
+
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)])
+    trainer.rollout_func = rollout
+    batch, _ = trainer._generate_rollout([{"prompt": prompt} for prompt in tabular.PROMPTS])
+    trainer._add_log_probs(batch)
+    np.testing.assert_allclose(batch["old_logp"].sum(1), world[0][:, 0], atol=1e-4)
+
+
 def test_what_a_reward_function_raises_is_one_sentence_with_its_name(tmp_path):
     def unreachable(completions, **_):
         raise ConnectionError("no answer from the judge")
@@ -353,6 +384,7 @@ def test_missing_score_is_an_error_that_names_the_function(tmp_path):
         ({"entropy_coef": 0.01}, "entropy_coef=0.01 does nothing in PPOTrainer"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
         ({"critic_trunk": "none"}, "critic_trunk=none is unknown"),
+        ({"save_total_limit": 1}, "save_total_limit=1 leaves no whole checkpoint"),
         ({"per_device_train_batch_size": 6, "num_generations": 4}, "whole groups"),
     ],
 )
