@@ -1,6 +1,7 @@
 """Training logs: always logs.jsonl in the run folder, and the levels beside the progress bar."""
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mapft.sampling.store import write_text
+
+QUIET = 15.0  # seconds between two lines of the bar in a log file
 
 
 class JsonLines(TrainerCallback):
@@ -44,6 +47,13 @@ class LevelBar(ProgressCallback):
     def __init__(self, targets: Mapping[str, float], sd: Mapping[str, float]) -> None:
         super().__init__()
         self.targets, self.sd = targets, sd
+        self.live = sys.stderr.isatty()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """A line now and then where there is no terminal to redraw one in."""
+        super().on_train_begin(args, state, control)
+        if self.training_bar is not None and not self.live:
+            self.training_bar.mininterval = QUIET
 
     def on_log(
         self,
@@ -60,4 +70,4 @@ class LevelBar(ProgressCallback):
                 for name, target in self.targets.items()
                 if self.sd[name] > 0
             }
-            self.training_bar.set_postfix(gaps | {"KL": f"{logs['objective/kl']:.2f}"})
+            self.training_bar.set_postfix(gaps | {"KL": f"{logs['objective/kl']:.2f}"}, refresh=self.live)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 
 def closing_table(summary: Mapping[str, Any]) -> Table:
-    """value | base | target c | lambda, pilot -> refined | predicted | realized +- interval | gap in sd | met?
+    """value | base | target c | lambda, pilot and refined | predicted | realized +- interval | gap in sd | met?
 
     Narrow enough for a terminal of 80 columns; longer names and numbers are folded, never cut. +- is the longer half
     of the interval; evaluation.json has both ends.
@@ -23,12 +23,13 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading == "value" else "right", overflow="fold")
     for name, row in summary["values"].items():
         real = row["realized"]
+        lam, refined = f"{row['lam']:#.3g}", f"{summary['lam'][name]:#.3g}"
         half = max(real["high"] - real["mean"], real["mean"] - real["low"])
         table.add_row(
             name,
             f"{row['base']:.3f}",
             "free" if row["target"] is None else f"{row['target']:.3f}",
-            f"{row['lam']:#.3g}→{summary['lam'][name]:#.3g}",
+            lam if refined == lam else f"{lam}→{refined}",
             f"{row['predicted']:.3f}",
             f"{real['mean']:.3f} ± {half:.3f}",
             "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",
