@@ -51,6 +51,13 @@ def _require(condition: bool, name: str, value: object, need: str) -> None:
         raise UserError(f"{name}={value} is out of range; it must be {need}.")
 
 
+class Trunk(StrEnum):
+    """Whose hidden states the critic reads."""
+
+    reference = "reference"
+    policy = "policy"
+
+
 class Quantization(StrEnum):
     """How the frozen base is held in memory, by bitsandbytes: as it is, 4-bit NormalFloat, or 8-bit integers."""
 
@@ -211,7 +218,7 @@ class TrainerConfig:
     gae_lambda: float = 1.0
     cliprange: float = 0.2
     cliprange_value: float = 1.0
-    critic_trunk: str = "reference"
+    critic_trunk: Trunk = Trunk.reference
     critic_learning_rate: float = 3e-3
     critic_epochs: int = 4
     critic_minibatch: int = 64

@@ -398,6 +398,6 @@ def test_impossible_settings_are_refused_in_one_sentence(tmp_path, settings, wor
 )
 def test_settings_that_move_the_optimum_are_named_in_a_warning(tmp_path, setting):
     [name] = setting
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="move PPO.s optimum") as caught:
         PPOConfig(output_dir=str(tmp_path), bf16=False, use_cpu=True, **setting)
     assert any(f"{name}={setting[name]} (exact: " in str(warning.message) for warning in caught)
