@@ -14,8 +14,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 from mapft.palette.feasibility import Attainable, reach
+from mapft.palette.newton import CONVERGED
 from mapft.palette.partition import Floats
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette.problem import Problem
 
 Norm = Literal["l1", "l2"]
 SHORT_OF_EDGE = 0.99  # of the way out, where the effective sample size alone does not stop us earlier

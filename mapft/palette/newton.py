@@ -18,7 +18,7 @@ from scipy.optimize import nnls
 from mapft.palette.partition import Floats, Partition, Tilt
 
 SHARP = 1e-13  # KKT residual that the iteration aims at, close to the rounding of a standardised level
-GOOD = 1e-9  # KKT residual (sd) of a solution: beyond it, stiffer steps are not worth their time
+CONVERGED = 1e-9  # largest KKT residual (sd) of an optimal solution; below it, stiffer steps are not worth their time
 MOST_STEPS = 200
 LEAST_STEP = 2.0**-40
 FINAL_RISE = 1e-10  # nats; below it g's own rounding hides the rise, so the residual decides
@@ -75,7 +75,7 @@ def _step(partition: Partition, target_V: Floats, here: Ascent) -> Ascent | None
     ridge = RIDGE * np.trace(covariance_VV) / len(target_V) + LEAST_RIDGE
     while ridge <= 1.0:
         there = _line_search(partition, target_V, here, covariance_VV + ridge * np.eye(len(target_V)))
-        if there is not None or here.kkt_residual <= GOOD:
+        if there is not None or here.kkt_residual <= CONVERGED:
             return there
         ridge *= STIFFER
     return None

@@ -18,11 +18,9 @@ from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.feasibility import UNDECIDED, Attainable, Certificate, margin, reach
 from mapft.palette.matrix import ROUNDING, RewardMatrix
-from mapft.palette.newton import GOOD, SHARP, Ascent, ascend
+from mapft.palette.newton import CONVERGED, SHARP, Ascent, ascend
 from mapft.palette.partition import Floats, Partition
 from mapft.palette.solution import DualSolution, Status
-
-CONVERGED = GOOD  # largest KKT residual (sd units) of an optimal solution
 
 
 class Problem:

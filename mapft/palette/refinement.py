@@ -19,9 +19,10 @@ import numpy as np
 
 from mapft.palette.estimators import Estimator
 from mapft.palette.matrix import RewardMatrix
+from mapft.palette.newton import CONVERGED
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette.problem import Problem
 
 TRUSTED = 0.5  # share of the rollouts that must stay effective: further away they say little
 HALVINGS = 20

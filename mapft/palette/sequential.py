@@ -21,10 +21,10 @@ import numpy as np
 from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, choose_estimator
 from mapft.palette.matrix import RewardMatrix
-from mapft.palette.newton import Ascent, ascend, evaluate
+from mapft.palette.newton import CONVERGED, Ascent, ascend, evaluate
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution, Status
 
 

@@ -20,8 +20,9 @@ import numpy as np
 
 from mapft.errors import UserError
 from mapft.palette.matrix import RewardMatrix
+from mapft.palette.newton import CONVERGED
 from mapft.palette.partition import Floats
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution
 
 

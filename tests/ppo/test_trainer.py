@@ -20,7 +20,17 @@ from tests.ppo import tabular
 LAM = np.array([1.0, 0.8])
 
 
-def make_trainer(folder: Path, reward_funcs, model=None, **settings) -> PPOTrainer:
+QUIET_CPU = {
+    "bf16": False,
+    "use_cpu": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+}
+
+
+def make_trainer(folder: Path, reward_funcs, model=None, **given) -> PPOTrainer:
     settings = {
         "kl_coef": 1.0,
         "per_device_train_batch_size": 256,
@@ -29,15 +39,10 @@ def make_trainer(folder: Path, reward_funcs, model=None, **settings) -> PPOTrain
         "max_completion_length": tabular.STEPS,
         "learning_rate": 5e-3,
         "lr_scheduler_type": "linear",
-        "bf16": False,
-        "use_cpu": True,
-        "report_to": "none",
         "logging_steps": 4,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
         "max_grad_norm": 1.0,
-    } | settings
+    }
+    settings = QUIET_CPU | settings | given
     return PPOTrainer(
         model or tabular.model(),
         reward_funcs,
@@ -103,12 +108,7 @@ def test_agrees_with_rloo(tmp_path, world):
         max_completion_length=tabular.STEPS,
         learning_rate=5e-3,
         lr_scheduler_type="linear",
-        bf16=False,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        gradient_checkpointing=False,
-        disable_tqdm=True,
+        **QUIET_CPU,
         logging_steps=1000,
     )
     rloo = RLOOTrainer(
@@ -290,12 +290,7 @@ def test_conversations_several_rewards_and_evaluation(tmp_path):
         total_episodes=16,
         max_completion_length=3,
         reward_weights=[0.5, 2.0],
-        bf16=False,
-        use_cpu=True,
-        report_to="none",
-        save_strategy="no",
-        gradient_checkpointing=False,
-        disable_tqdm=True,
+        **QUIET_CPU,
     )
     trainer = PPOTrainer(
         tabular.model(),
