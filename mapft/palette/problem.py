@@ -111,7 +111,8 @@ class Problem:
         held = np.flatnonzero(np.isfinite(target_V))
         whole = self.partition if partition is None else partition
         asked_V = np.maximum(target_V, self._floor_V)[held]
-        sharp = max(SHARP, 4 * np.finfo(float).eps * float(np.abs(self.frame.base_V / self.frame.scale_V).max()))
+        rounding = 4 * np.finfo(float).eps * float(np.abs(self.frame.base_V / self.frame.scale_V).max())
+        sharp = min(max(SHARP, rounding), CONVERGED)
         ascent = ascend(whole.only(held), asked_V, None if start_V is None else start_V[held], sharp)
         lam_V = np.zeros(len(target_V))
         lam_V[held] = ascent.lam_V

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mapft.palette import ESTIMATORS, Palette, RewardMatrix, Status, solve_dual
@@ -28,6 +28,7 @@ def solved(scores_NV, ids_N, targets_V, estimator, names=NAMES):
 
 @settings(max_examples=60, deadline=None)
 @given(seeds, estimators, st.floats(-1e6, 1e6), st.sampled_from([1e-6, 1e-3, 1.0, 1e3, 1e6]))
+@example(329923, "per_prompt", 613786.0, 1e-6)
 def test_shift_leaves_lam_and_scale_divides_it(seed, estimator, shift, scale):
     scores_NV, ids_N, targets_V = world(seed)
     plain = solved(scores_NV, ids_N, targets_V, estimator)
