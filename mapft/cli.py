@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mapft import __version__
 from mapft.errors import UserError
+from mapft.glossary import METRICS
 
 COMMANDS = {
     "run": ("evaluate", "sample -> score -> solve -> train -> evaluate, and the closing table"),
@@ -26,7 +27,9 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
 
 {commands}
 
-Every command does what is missing before it and keeps what is there. Overrides are Hydra's:
+    metrics    what every number in logs.jsonl is
+
+Every command but the last does what is missing before it and keeps what is there. Overrides are Hydra's:
     mapft run                                           the embedded playground
     mapft run palette=hhh_60 seed=1
     mapft run experiment=own model.path=/my/model data.path=prompts.jsonl ...
@@ -45,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if words[0] == "--version":
         print(__version__)
+        return 0
+    if words == ["metrics"]:
+        width = max(map(len, METRICS))
+        print("\n".join(f"{name:<{width}}  {what}" for name, what in METRICS.items()))
         return 0
     command, *overrides = words
     debug = "--debug" in overrides

@@ -35,7 +35,7 @@ class JsonLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One line: step, then every metric (see the glossary in the README)."""
+        """One line: step, then every metric (see mapft.glossary)."""
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs, **self.targets}) + "\n")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mapft.cli import main
+from mapft.glossary import METRICS
 from mapft.tracking import JsonLines
 from tests import worlds
 
@@ -91,7 +92,7 @@ def test_the_main_job_on_a_model_prompts_and_rewards_of_the_users_own(world, tmp
     assert changed == {"evaluation.json", "report.md", "evaluation_base.parquet", "evaluation_tuned.parquet"}
     narrow = json.loads((folder / "evaluation.json").read_text())["values"]["vowels"]["realized"]
     assert narrow["high"] - narrow["low"] < 0.6 * (vowels["realized"]["high"] - vowels["realized"]["low"])
-    assert emitted(folder / "logs.jsonl") == glossary()
+    assert emitted(folder / "logs.jsonl") == set(METRICS)
 
 
 def emitted(logs: Path) -> set[str]:
@@ -101,14 +102,10 @@ def emitted(logs: Path) -> set[str]:
     return {re.sub(r"^rewards/palette/", "rewards/{function}/", name) for name in names}
 
 
-def glossary() -> set[str]:
-    """Names in the README's table of metrics; `a/b`, `/c` stands for a/b and a/c."""
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-    names: list[str] = []
-    for row in readme.split("## Metrics")[1].splitlines():
-        for name in re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else []:
-            names.append(names[-1].rpartition("/")[0] + name if name.startswith("/") else name)
-    return set(names)
+def test_the_glossary_is_printed(capsys):
+    assert main(["metrics"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in METRICS)
 
 
 def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 
 Batch = dict[str, Tensor]
 
@@ -33,6 +33,18 @@ def all_fp32(causal: Any) -> bool:
     """Whether every number of the model is fp32, its adapter's too."""
     quantized = getattr(causal, "hf_quantizer", None) is not None
     return not quantized and all(p.dtype == torch.float32 for p in causal.parameters() if p.is_floating_point())
+
+
+def switch_off_dropout(model: nn.Module) -> None:
+    """No dropout and no skipped layers in training mode.
+
+    TRL switches off dropout modules alone; many architectures (OPT, Llama, Qwen) drop by a rate of their own, a plain
+    number such as `dropout`, `attention_dropout` or `layerdrop`, read in every pass.
+    """
+    for module in model.modules():
+        for name, rate in vars(module).items():
+            if isinstance(rate, float) and ("drop" in name or isinstance(module, nn.Dropout)):
+                setattr(module, name, 0.0)
 
 
 @contextmanager

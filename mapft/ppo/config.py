@@ -70,6 +70,13 @@ class PPOConfig(GRPOConfig):
     critic_learning_rate: float = field(default=3e-3, metadata={"help": "AdamW's step for the critic, constant."})
     critic_epochs: int = field(default=4, metadata={"help": "The critic's passes over every rollout; they are cheap."})
     critic_minibatch: int = field(default=64, metadata={"help": "Responses per step of the critic and process."})
+    critic_warmup_iterations: int = field(
+        default=0, metadata={"help": "First iterations that fit the critic alone; the policy stays where it is."}
+    )
+    reward_retries: int = field(
+        default=0,
+        metadata={"help": "More calls of a reward function that raised, after 1, 2, 4, ... s; for remote ones."},
+    )
     num_generations: int = field(default=1, metadata={"help": "Responses per prompt in one iteration."})
     num_generations_eval: int = field(default=1, metadata={"help": "Responses per prompt in evaluation."})
     temperature: float = field(default=1.0, metadata={"help": "Sampling temperature; 1 is exact."})
@@ -81,6 +88,9 @@ class PPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value < least or value == 0:
                 raise UserError(f"{name}={value} is not positive; PPO needs {name} > 0, for example {name}=1.")
+        for name in ("critic_warmup_iterations", "reward_retries"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name}={getattr(self, name)} is negative; {name}=0 does without.")
         if self.critic_trunk not in ("reference", "policy"):
             raise UserError(f"critic_trunk={self.critic_trunk} is unknown; use reference or policy.")
         if self.save_total_limit == 1:

@@ -30,7 +30,7 @@ from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
 from mapft.forward import model_inputs
-from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, take
+from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
 from mapft.ppo.checkpoint import newest_whole, step_of
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
 from mapft.ppo.critic import Critic, explained_variance
@@ -75,10 +75,13 @@ class PPOTrainer(GRPOTrainer):
         # Between iterations there is no rollout to save: checkpoints fall there.
         args.save_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
         several = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-        named = [named_failures(function) for function in several]
+        named = [named_failures(function, args.reward_retries) for function in several]
         super().__init__(model, named, args=args, train_dataset=train_dataset, **kwargs)
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             raise UserError("processing_class is a multimodal processor; PPO takes text models with a tokenizer.")
+        if args.disable_dropout:
+            for each in filter(None, (self.model, self.ref_model)):
+                switch_off_dropout(each)
         own = causal_model(self.model).generation_config  # of the model's own decoding defaults, none may be left
         causal_model(self.model).generation_config = GenerationConfig(
             bos_token_id=own.bos_token_id, eos_token_id=self.eos_token_ids, pad_token_id=self._tokenizer.pad_token_id
@@ -89,8 +92,11 @@ class PPOTrainer(GRPOTrainer):
             self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
         self.critic.to(self.accelerator.device)
         exact = all(getattr(args, name) == to for name, to in EXACT_SAMPLING.items())
-        half = args.bf16 or args.fp16 or args.use_transformers_continuous_batching
-        self._keeps_log_probs = exact and not half
+        half = args.bf16 or args.fp16
+        plain = args.cache_implementation is None and not args.use_transformers_continuous_batching
+        self._keeps_log_probs = exact and not half and plain
+        # TRL never compiles; on a GPU a static cache is there to be decoded with a compiled step.
+        self.generation_config.disable_compile = args.cache_implementation != "static"
         self._rollout: Batch = {}
         self._plan: list[Tensor] = []
 
@@ -121,7 +127,9 @@ class PPOTrainer(GRPOTrainer):
             with self._timed("critic", mode):
                 self._fit_critic(features_BTD, returns_BT, mask_BT)
         self._logs["advantages"].extend(gather_object(batch["advantages"].sum(dim=1).tolist()))
-        if self.args.whiten_advantages:
+        if self.state.global_step < self.args.critic_warmup_iterations * self.args.steps_per_iteration:
+            batch["advantages"].zero_()  # the policy's gradient is then 0
+        elif self.args.whiten_advantages:
             moments = self._sum_over_processes(masked_moments(batch["advantages"], mask_BT))
             batch["advantages"] = whiten(batch["advantages"], mask_BT, moments).float()
         return batch
@@ -373,6 +381,8 @@ class PPOTrainer(GRPOTrainer):
     def _timed(self, name: str, mode: str) -> Iterator[None]:
         begin = time.perf_counter()
         yield
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()  # or the next part would pay for what this one has queued
         self._metrics[mode][f"timing/{name}"].append(time.perf_counter() - begin)
 
     def _sum_over_processes(self, x: Tensor) -> Tensor:

@@ -1,13 +1,22 @@
 """PPO against the trainer that people left, in one run on the same work: seconds, tokens/s, peak memory, ratios.
 
-    python -m tests.benchmarks.bench_ppo [--iterations 4] [--rounds 2] [--micro-batch 32]
+    python -m tests.benchmarks.bench_ppo [--work small|opt_1_3b|llama2_7b] [--iterations 4] [--rounds 2]
+                                         [--micro-batch N] [--trainers mapft,mapft_static,trl_ppo,rloo]
 
 Peers: `trl.experimental.ppo.PPOTrainer` of trl 1.12.0, the last release with it (fetched by pip into a temporary
-folder; all else is this environment's), and `RLOOTrainer` of the installed TRL. The work: Llama 8 layers x 512,
-vocabulary 4096, random weights, LoRA r=16 on q and v, 32 prompts of at most 32 tokens, 50 new tokens, 4 passes over
-every rollout with one step of 32 responses (in micro-batches, if asked), fp32, two threads. TRL's PPO needs a value
-model: a second Llama of the same size, as its own example has it. The reward is nearly free for all: a one-layer
-classifier there, a function here.
+folder, or from --peer; all else is this environment's), and `RLOOTrainer` of the installed TRL. `mapft_static` is
+mapft with `cache_implementation="static"`, whose decoding step a GPU runs compiled. The works, all with random
+weights, LoRA r=16 on q and v, and 4 passes over every rollout with one step each:
+
+    small       Llama 8 x 512, vocabulary 4096; 32 prompts of <= 32 tokens, 50 new ones; fp32, two threads of the CPU
+    opt_1_3b    OPT-1.3B's shape;               64 prompts of <= 128 tokens, 128 new ones; bf16, the GPU
+    llama2_7b   Llama-2-7B's shape;             64 prompts of <= 128 tokens, 128 new ones; bf16, the GPU
+
+TRL's PPO needs a value model: a second model of the same size, as its own example has it. The reward is nearly free
+for all: a one-layer classifier there, a function here. A trainer that fails (out of memory) is said to, and the others
+go on. For mapft the parts of an iteration are printed; on a GPU also the share of the time that reading all weights
+once per decoding step takes (bandwidth measured by a copy), and the model FLOPs utilisation of the updates: 4 FLOPs
+per weight and token, as LoRA takes no gradient of the base's weights, of the peak that a large product reaches here.
 
 Trainers run in turn, each in a process of its own, `--rounds` times; the first iteration of every process is warm-up.
 """
@@ -23,106 +32,200 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 PEER = "trl==1.12.0"
-PROMPTS, PROMPT_TOKENS, NEW_TOKENS, EPOCHS, VOCABULARY = 32, 32, 50, 4, 4096
+EPOCHS = 4
 TRAINERS = ("mapft", "trl_ppo", "rloo")
+PARTS = ("generation", "log_probs", "rewards", "critic", "update")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every trainer has to do in one iteration."""
+
+    kind: str  # transformers' model_type
+    shape: dict[str, int]
+    vocabulary: int
+    prompts: int
+    prompt_tokens: int
+    new_tokens: int
+    micro_batch: int
+    on_gpu: bool
+
+
+LLAMA = {"num_attention_heads": 8, "num_hidden_layers": 8, "hidden_size": 512, "intermediate_size": 2048}
+LLAMA_7B = {"num_attention_heads": 32, "num_hidden_layers": 32, "hidden_size": 4096, "intermediate_size": 11008}
+OPT = {"num_attention_heads": 32, "num_hidden_layers": 24, "hidden_size": 2048, "ffn_dim": 8192}
+WORKS = {
+    "small": Work("llama", LLAMA, 4096, 32, 32, 50, 32, False),
+    "opt_1_3b": Work("opt", OPT | {"word_embed_proj_dim": 2048}, 50272, 64, 128, 128, 32, True),
+    "llama2_7b": Work("llama", LLAMA_7B, 32000, 64, 128, 128, 16, True),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", choices=WORKS, default="small")
     parser.add_argument("--iterations", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--micro-batch", type=int, default=PROMPTS, help="responses per pass, for all trainers")
+    parser.add_argument("--micro-batch", type=int, help="responses per pass, for all trainers")
+    parser.add_argument("--trainers", default=",".join(TRAINERS))
+    parser.add_argument("--peer", help=f"a folder that holds {PEER}, instead of fetching it")
     options = parser.parse_args()
-    seconds: dict[str, list[float]] = {name: [] for name in TRAINERS}
-    peak: dict[str, list[float]] = {name: [] for name in TRAINERS}
+    options.micro_batch = options.micro_batch or WORKS[options.work].micro_batch
+    names = options.trainers.split(",")
+    runs: dict[str, list[dict]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, PEER]
-        subprocess.run(pip, check=True)
+        peer = options.peer or folder
+        if "trl_ppo" in names and not options.peer:
+            pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, PEER]
+            subprocess.run(pip, check=True)
         for _ in range(options.rounds):
-            for name in TRAINERS:
-                measured = in_own_process(name, options, folder if name == "trl_ppo" else None)
-                seconds[name] += measured["seconds"][1:]
-                peak[name].append(measured["peak_gb"])
-    report(seconds, peak)
+            for name in names:
+                runs[name].append(in_own_process(name, options, peer if name == "trl_ppo" else None))
+    report(WORKS[options.work], runs)
 
 
 def in_own_process(name: str, options: argparse.Namespace, peer: str | None) -> dict:
-    """Seconds of every iteration and peak resident memory in GB."""
-    paths = [*([peer] if peer else []), str(Path(__file__).parents[2])]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1"}
+    """What `work` measured, or {"failed": the last line of its error}."""
+    paths = [*([peer] if peer else []), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", "--worker", name]
+    if not WORKS[options.work].on_gpu:
+        environment |= {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", "--worker", name, options.work]
     command += [str(options.iterations), str(options.micro_batch)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{name} failed:\n{done.stderr[-3000:]}")
+        return {"failed": done.stderr.strip().splitlines()[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def report(seconds: dict[str, list[float]], peak: dict[str, list[float]]) -> None:
-    """One line per trainer and the ratios to TRL's PPO."""
-    tokens = PROMPTS * NEW_TOKENS
-    print(f"{'trainer':10} {'s/iteration':>12} {'new tokens/s':>13} {'peak GB':>8} {'time ratio':>11} {'memory':>8}")
-    for name in TRAINERS:
-        middle, memory = statistics.median(seconds[name]), max(peak[name])
-        ratios = middle / statistics.median(seconds["trl_ppo"]), memory / max(peak["trl_ppo"])
-        print(f"{name:10} {middle:12.2f} {tokens / middle:13.0f} {memory:8.2f} {ratios[0]:11.2f} {ratios[1]:8.2f}")
+def report(work: Work, runs: dict[str, list[dict]]) -> None:
+    """One line per trainer and the ratios to TRL's PPO; the parts of mapft's iteration."""
+    seconds = {name: [s for run in of for s in run.get("seconds", [])[1:]] for name, of in runs.items()}
+    peak = {name: max((run.get("peak_gb", 0.0) for run in of), default=0.0) for name, of in runs.items()}
+    tokens = work.prompts * work.new_tokens
+    print(f"{'trainer':12} {'s/iteration':>12} {'new tokens/s':>13} {'peak GB':>8} {'time ratio':>11} {'memory':>8}")
+    for name, of in runs.items():
+        if not seconds[name]:
+            print(f"{name:12} failed: {of[-1]['failed']}")
+            continue
+        middle = statistics.median(seconds[name])
+        line = f"{name:12} {middle:12.2f} {tokens / middle:13.0f} {peak[name]:8.2f}"
+        if seconds.get("trl_ppo"):
+            line += f" {middle / statistics.median(seconds['trl_ppo']):11.2f} {peak[name] / peak['trl_ppo']:8.2f}"
+        print(line)
+    for name, of in runs.items():
+        parts = [part for run in of for part in run.get("parts", [])]
+        if parts:
+            middle_of = {part: statistics.median(found[part] for found in parts) for part in parts[0]}
+            shares = ", ".join(f"{part} {middle_of[part]:.2f}" for part in middle_of)
+            print(f"{name}, seconds of an iteration: {shares}")
+            for fact, value in of[-1].get("gpu", {}).items():
+                print(f"    {fact}: {value}")
 
 
 # ---------------------------------------------------------------- inside the process of one trainer
 
 
-def work(name: str, iterations: int, micro_batch: int) -> None:
+def run_worker(name: str, work: Work, iterations: int, micro_batch: int) -> None:
     import torch
     from transformers import TrainerCallback
 
-    torch.set_num_threads(2)
+    if not work.on_gpu:
+        torch.set_num_threads(2)
     torch.manual_seed(0)
     stamps: list[float] = []
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: object, **__: object) -> None:
+            if work.on_gpu:
+                torch.cuda.synchronize()
             stamps.append(time.perf_counter())
 
-    trainer, steps = {"mapft": mapft_trainer, "trl_ppo": peer_trainer, "rloo": rloo_trainer}[name](
-        iterations, micro_batch
-    )
+    make = {"mapft": mapft_trainer, "mapft_static": static_trainer, "trl_ppo": peer_trainer, "rloo": rloo_trainer}[name]
+    trainer, steps = make(work, iterations, micro_batch)
     trainer.add_callback(Clock())
     begin = time.perf_counter()
     trainer.train()
     ends = [begin, *stamps[steps - 1 :: steps]]
-    seconds = [end - start for start, end in pairwise(ends)]
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps({"seconds": seconds, "peak_gb": peak_gb}))
-
-
-def llama(layers: int = 8, hidden: int = 512, task: str = "causal"):
-    from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification
-
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_labels=1,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        max_position_embeddings=256,
+    peak = (
+        torch.cuda.max_memory_allocated() if work.on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1e3
     )
-    return (LlamaForCausalLM if task == "causal" else LlamaForSequenceClassification)(config)
+    measured = {"seconds": [end - start for start, end in pairwise(ends)], "peak_gb": peak / 1e9}
+    if name.startswith("mapft"):
+        measured["parts"] = parts_of(trainer.state.log_history, work.prompts // micro_batch)[1:]
+        if work.on_gpu:
+            measured["gpu"] = against_the_card(work, trainer.model, measured["parts"])
+    print(json.dumps(measured))
 
 
-def tokenizer():
+def parts_of(logs: list[dict], micro_batches: int) -> list[dict[str, float]]:
+    """Seconds of every part of every iteration; the logs hold means per micro-batch, one line per optimizer step."""
+    found: list[dict[str, float]] = []
+    for log in logs:
+        if "timing/generation" in log:
+            found.append(dict.fromkeys(PARTS, 0.0))
+        for part in PARTS:
+            if f"timing/{part}" in log:
+                found[-1][part] += log[f"timing/{part}"] * (micro_batches if part == "update" else 1)
+    return found
+
+
+def against_the_card(work: Work, model, parts: list[dict[str, float]]) -> dict[str, str]:
+    """Share of the decoding bound and FLOPs utilisation, against what this card does when measured here."""
+    import torch
+
+    weights = [parameter for name, parameter in model.named_parameters() if "lora" not in name]
+    wide = torch.empty(2**30, dtype=torch.uint8, device="cuda")
+    square = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+    bandwidth = 2 * 2**30 / seconds_of(lambda: wide.clone())
+    peak = 2 * 8192**3 / seconds_of(lambda: square @ square)
+    bound = work.new_tokens * sum(w.numel() * w.element_size() for w in weights) / bandwidth
+    generation, update = (statistics.median(found[part] for found in parts) for part in ("generation", "update"))
+    tokens = work.prompts * (0.75 * work.prompt_tokens + work.new_tokens)
+    flops = EPOCHS * 4 * tokens * sum(w.numel() for w in weights)
+    return {
+        "card": f"{torch.cuda.get_device_name()}, {bandwidth / 1e12:.2f} TB/s, {peak / 1e12:.0f} TFLOP/s measured",
+        "decoding": f"{1e3 * generation / work.new_tokens:.2f} ms a step, {bound / generation:.0%} of the bound",
+        "updates": f"{flops / update / peak:.0%} of the measured peak",
+    }
+
+
+def seconds_of(call) -> float:
+    import torch
+
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(10):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / 10
+
+
+def random_model(work: Work, task: str = "causal", **smaller: int):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "num_labels": 1}
+    positions = {"max_position_embeddings": 512, "vocab_size": work.vocabulary}
+    config = AutoConfig.for_model(work.kind, **ids, **positions, **(work.shape | smaller))
+    auto = AutoModelForCausalLM if task == "causal" else AutoModelForSequenceClassification
+    with torch.device("cuda" if work.on_gpu else "cpu"):
+        return auto.from_config(config, dtype=torch.bfloat16 if work.on_gpu else torch.float32)
+
+
+def tokenizer(work: Work):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{n}": n for n in range(3, VOCABULARY)}
+    words = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{n}": n for n in range(3, work.vocabulary)}
     plain = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
@@ -130,12 +233,12 @@ def tokenizer():
     )
 
 
-def prompts() -> list[str]:
+def prompts(work: Work) -> list[str]:
     from random import Random
 
     rng = Random(0)
-    lengths = [rng.randint(PROMPT_TOKENS // 2, PROMPT_TOKENS) for _ in range(PROMPTS)]
-    return [" ".join(f"w{rng.randrange(3, VOCABULARY)}" for _ in range(length)) for length in lengths]
+    lengths = [rng.randint(work.prompt_tokens // 2, work.prompt_tokens) for _ in range(work.prompts)]
+    return [" ".join(f"w{rng.randrange(3, work.vocabulary)}" for _ in range(length)) for length in lengths]
 
 
 def length_of(completions: list[str], **_: object) -> list[float]:
@@ -148,89 +251,110 @@ def lora():
     return LoraConfig(r=16, lora_alpha=32, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
 
 
-COMMON = {
-    "learning_rate": 1e-5,
-    "bf16": False,
-    "use_cpu": True,
-    "report_to": "none",
-    "save_strategy": "no",
-    "disable_tqdm": True,
-    "gradient_checkpointing": False,
-    "logging_steps": 1000,
-}
+def common(work: Work, micro_batch: int) -> dict:
+    return {
+        "output_dir": tempfile.mkdtemp(),
+        "learning_rate": 1e-5,
+        "bf16": work.on_gpu,
+        "use_cpu": not work.on_gpu,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+        "per_device_train_batch_size": micro_batch,
+        "gradient_accumulation_steps": work.prompts // micro_batch,
+    }
 
 
-def mapft_trainer(iterations: int, micro_batch: int):
+def mapft_trainer(work: Work, iterations: int, micro_batch: int, **settings: object):
     from datasets import Dataset
 
     from mapft.ppo import PPOConfig, PPOTrainer
 
     args = PPOConfig(
-        output_dir=tempfile.mkdtemp(),
         num_ppo_epochs=EPOCHS,
-        max_completion_length=NEW_TOKENS,
-        total_episodes=PROMPTS * iterations,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=PROMPTS // micro_batch,
-        **COMMON,
+        max_completion_length=work.new_tokens,
+        total_episodes=work.prompts * iterations,
+        logging_steps=1,
+        **settings,
+        **common(work, micro_batch),
     )
-    rows = Dataset.from_dict({"prompt": prompts()})
+    rows = Dataset.from_dict({"prompt": prompts(work)})
     trainer = PPOTrainer(
-        llama(), [length_of], args=args, train_dataset=rows, processing_class=tokenizer(), peft_config=lora()
+        random_model(work),
+        [length_of],
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer(work),
+        peft_config=lora(),
     )
     return trainer, EPOCHS
 
 
-def rloo_trainer(iterations: int, micro_batch: int):
+def static_trainer(work: Work, iterations: int, micro_batch: int):
+    return mapft_trainer(work, iterations, micro_batch, cache_implementation="static")
+
+
+def rloo_trainer(work: Work, iterations: int, micro_batch: int):
     from datasets import Dataset
     from trl import RLOOConfig, RLOOTrainer
 
     args = RLOOConfig(
-        output_dir=tempfile.mkdtemp(),
         num_iterations=EPOCHS,
-        steps_per_generation=PROMPTS // micro_batch,
+        steps_per_generation=work.prompts // micro_batch,
         num_generations=4,
-        max_completion_length=NEW_TOKENS,
+        max_completion_length=work.new_tokens,
         max_steps=EPOCHS * iterations,
         beta=1.0,
         normalize_advantages=False,
         disable_dropout=True,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=PROMPTS // micro_batch,
-        **COMMON,
+        logging_steps=1000,
+        **common(work, micro_batch),
     )
-    rows = Dataset.from_dict({"prompt": prompts()})
+    rows = Dataset.from_dict({"prompt": prompts(work)})
     trainer = RLOOTrainer(
-        llama(), [length_of], args=args, train_dataset=rows, processing_class=tokenizer(), peft_config=lora()
+        random_model(work),
+        [length_of],
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer(work),
+        peft_config=lora(),
     )
     return trainer, EPOCHS
 
 
-def peer_trainer(iterations: int, micro_batch: int):
+def peer_trainer(work: Work, iterations: int, micro_batch: int):
     from datasets import Dataset
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     args = PPOConfig(
-        output_dir=tempfile.mkdtemp(),
         num_ppo_epochs=EPOCHS,
         num_mini_batches=1,
-        response_length=NEW_TOKENS,
+        response_length=work.new_tokens,
         temperature=1.0,
-        total_episodes=PROMPTS * iterations,
+        total_episodes=work.prompts * iterations,
         num_sample_generations=0,
-        per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=PROMPTS // micro_batch,
-        **COMMON,
+        logging_steps=1000,
+        **common(work, micro_batch),
     )
-    words = tokenizer()
-    rows = Dataset.from_dict({"input_ids": [words(prompt)["input_ids"] for prompt in prompts()]})
+    words = tokenizer(work)
+    rows = Dataset.from_dict({"input_ids": [words(prompt)["input_ids"] for prompt in prompts(work)]})
+    tiny = {"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 8, "intermediate_size": 256}
+    if work.kind == "opt":
+        tiny = {
+            "num_hidden_layers": 1,
+            "hidden_size": 64,
+            "num_attention_heads": 8,
+            "ffn_dim": 256,
+            "word_embed_proj_dim": 64,
+        }
     trainer = PPOTrainer(
         args=args,
         processing_class=words,
-        model=llama(),
+        model=random_model(work),
         ref_model=None,
-        reward_model=llama(layers=1, hidden=64, task="score"),
-        value_model=llama(task="score"),
+        reward_model=random_model(work, "score", **tiny),
+        value_model=random_model(work, "score"),
         train_dataset=rows,
         eval_dataset=rows,
         peft_config=lora(),
@@ -240,6 +364,6 @@ def peer_trainer(iterations: int, micro_batch: int):
 
 if __name__ == "__main__":
     if "--worker" in sys.argv:
-        work(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+        run_worker(sys.argv[2], WORKS[sys.argv[3]], int(sys.argv[4]), int(sys.argv[5]))
     else:
         main()

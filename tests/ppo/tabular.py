@@ -49,11 +49,15 @@ def model(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
     shape = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 16}
     untied = {"tie_word_embeddings": False}
     if architecture == "llama":
-        config = LlamaConfig(**special, **shape, **untied, intermediate_size=128, initializer_range=0.15)
+        config = LlamaConfig(
+            **special, **shape, **untied, intermediate_size=128, initializer_range=0.15, attention_dropout=0.1
+        )
     elif architecture == "gpt2":
         config = GPT2Config(**special, n_embd=64, n_layer=2, n_head=4, n_positions=16, initializer_range=0.15, **untied)
     else:
-        config = OPTConfig(**special, **shape, **untied, ffn_dim=128, word_embed_proj_dim=64, init_std=0.15)
+        config = OPTConfig(
+            **special, **shape, **untied, ffn_dim=128, word_embed_proj_dim=64, init_std=0.15, layerdrop=0.1
+        )
     causal = AutoModelForCausalLM.from_config(config)
     causal.generation_config.update(
         do_sample=True, top_k=2, temperature=0.5, repetition_penalty=1.5, suppress_tokens=[2]

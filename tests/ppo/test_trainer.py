@@ -14,7 +14,7 @@ from transformers import GenerationConfig, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from mapft.errors import UserError
-from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.ppo import PPOConfig, PPOTrainer, reward_functions
 from tests.ppo import tabular
 
 LAM = np.array([1.0, 0.8])
@@ -148,10 +148,15 @@ class Record(TrainerCallback):
         self.logs.append(logs)
 
 
-def test_first_step_has_no_kl_and_ratio_one(tmp_path, world):
-    trainer = make_trainer(
-        tmp_path, [tabular.TableReward(world[1] @ LAM)], logging_steps=1, num_ppo_epochs=2, total_episodes=512
-    )
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [("llama", {}), ("gpt2", {}), ("opt", {}), ("llama", {"cache_implementation": "static"})],
+)
+def test_first_step_has_no_kl_and_ratio_one(tmp_path, world, architecture, settings):
+    """Of models that drop a tenth of their states and, where they can, of their layers in training."""
+    settings = {"logging_steps": 1, "num_ppo_epochs": 2, "total_episodes": 512} | settings
+    table = tabular.TableReward(world[1] @ LAM)
+    trainer = make_trainer(tmp_path, [table], tabular.model(architecture=architecture), **settings)
     record = Record()
     trainer.add_callback(record)
     trainer.train()
@@ -344,6 +349,63 @@ def test_what_a_reward_function_raises_is_one_sentence_with_its_name(tmp_path):
         make_trainer(tmp_path, [unreachable]).train()
 
 
+class Flaky:
+    """A remote reward that answers only from the third call on."""
+
+    __name__ = "flaky"
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, completions, **_):
+        self.calls += 1
+        if self.calls < 3:
+            raise ConnectionError(f"call {self.calls}")
+        return [0.0] * len(completions)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_remote_reward_function_is_called_again(tmp_path, monkeypatch, asynchronous):
+    monkeypatch.setattr(reward_functions, "FIRST_WAIT", 0.01)
+    flaky = Flaky()
+
+    async def flaky_async(completions, **_):
+        return flaky(completions)
+
+    function = flaky_async if asynchronous else flaky
+    with pytest.raises(UserError, match="raised ConnectionError: call 2"):
+        make_trainer(tmp_path, [function], reward_retries=1).train()
+    flaky.calls = 0
+    make_trainer(tmp_path, [function], reward_retries=2).train()
+    assert flaky.calls == 3
+
+
+def test_a_users_mistake_is_not_tried_again(tmp_path):
+    calls = []
+
+    def mistaken(completions, **_):
+        calls.append(1)
+        raise UserError("no such model")
+
+    with pytest.raises(UserError, match="^no such model$"):
+        make_trainer(tmp_path, [mistaken], reward_retries=5).train()
+    assert len(calls) == 1
+
+
+def test_warm_up_fits_the_critic_and_leaves_the_policy(tmp_path, world):
+    """After the warm-up the policy moves; the critic has explained something from the second iteration on."""
+    trainer = make_trainer(
+        tmp_path, [tabular.TableReward(world[1] @ LAM)], total_episodes=768, critic_warmup_iterations=2
+    )
+    record = Record()
+    trainer.add_callback(record)
+    trainer.train()
+    kl = [log["objective/kl"] for log in record.logs if "objective/kl" in log]
+    assert kl[:3] == pytest.approx([0, 0, 0], abs=1e-5)
+    assert record.logs[1]["critic/explained_variance"] > 0.05
+    assert tabular.kl(tabular.log_probs(trainer.model.eval()), world[0]) > 0.01
+
+
 @pytest.mark.parametrize("count", [0, 7])
 def test_a_wrong_number_of_rewards_names_the_function(tmp_path, count):
     def short(completions, **_):
@@ -379,6 +441,8 @@ def test_missing_score_is_an_error_that_names_the_function(tmp_path):
         ({"entropy_coef": 0.01}, "entropy_coef=0.01 does nothing in PPOTrainer"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
         ({"critic_trunk": "none"}, "critic_trunk=none is unknown"),
+        ({"critic_warmup_iterations": -1}, "critic_warmup_iterations=-1 is negative"),
+        ({"reward_retries": -1}, "reward_retries=-1 is negative"),
         ({"save_total_limit": 1}, "save_total_limit=1 leaves no whole checkpoint"),
         ({"per_device_train_batch_size": 6, "num_generations": 4}, "whole groups"),
     ],
