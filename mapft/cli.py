@@ -104,12 +104,15 @@ def _run_hydra(stage: str, overrides: list[str], as_json: bool) -> None:
     from hydra.core.config_store import ConfigStore
     from omegaconf import DictConfig, OmegaConf
 
-    from mapft.config import Config
+    from mapft.config import Config, SequentialMode, SimultaneousMode
     from mapft.paths import shipped
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main` as they are
     sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
-    ConfigStore.instance().store(name="schema", node=Config)
+    store = ConfigStore.instance()
+    store.store(name="schema", node=Config)
+    store.store(group="mode", name="simultaneous_schema", node=SimultaneousMode)
+    store.store(group="mode", name="sequential_schema", node=SequentialMode)
     failures: list[Exception] = []
 
     def job(settings: DictConfig) -> None:

@@ -162,11 +162,44 @@ class DualConfig:
     floor_ess: float | None = None  # effective samples that the nearest palette keeps; null: 30
 
 
+class Residency(StrEnum):
+    """Where reward models wait while they do not score; `auto` decides by the free memory (see rewards/loader.py)."""
+
+    auto = "auto"
+    resident = "resident"
+    offload = "offload"
+    one_at_a_time = "one_at_a_time"
+
+
 @dataclass(kw_only=True)
 class ModeConfig:
-    """Which values are trained when: all at once."""
+    """Which values are trained when."""
 
-    name: str = "simultaneous"
+    name: str
+
+
+@dataclass(kw_only=True)
+class SimultaneousMode(ModeConfig):
+    """All at once, on lam.r against the base policy."""
+
+    reward_models: Residency = Residency.auto
+
+
+@dataclass(kw_only=True)
+class SequentialMode(ModeConfig):
+    """One value after the other, each against the policy of the stage before; one reward model in memory."""
+
+    order: list[str] | None = None  # of the values with a target; null: as in rewards
+    rounds: int = 4  # visits to every value, at most
+    tolerance: float = 0.03  # sd; a value that is kept this closely is not trained on
+    smallest_step: float = 0.02  # 1/sd; a smaller change of lam_i is not worth a stage
+    stage_episodes: int = 8192  # responses that a stage trains on
+
+    def __post_init__(self) -> None:
+        _require(self.rounds >= 1, "mode.rounds", self.rounds, "at least 1")
+        _require(self.tolerance >= 0, "mode.tolerance", self.tolerance, "0 or more")
+        _require(self.smallest_step >= 0, "mode.smallest_step", self.smallest_step, "0 or more")
+        _require(self.stage_episodes >= 1, "mode.stage_episodes", self.stage_episodes, "at least 1")
 
 
 @dataclass(kw_only=True)
@@ -298,6 +331,12 @@ class Config:
             )
         if not wanted:
             raise UserError("The palette names no value; give a target, for example +palette.quantiles.humor=0.7.")
+        order = self.mode.order if isinstance(self.mode, SequentialMode) else None
+        if order is not None and (set(order) != wanted or len(order) != len(wanted)):
+            raise UserError(
+                f"mode.order={','.join(order)} is no order of the palette's values; it must name each of "
+                f"{', '.join(sorted(wanted))} once."
+            )
 
 
 def fingerprint(*parts: Any) -> str:

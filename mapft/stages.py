@@ -22,7 +22,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mapft.config import Config, EstimatorName, Quantization, Unattainable, fingerprint
+from mapft.config import Config, EstimatorName, Quantization, SequentialMode, Unattainable, fingerprint
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
@@ -182,10 +182,16 @@ class Run:
         """PPO towards p_lam -> adapter/; continues from the last checkpoint of a killed run."""
         adapter = self.folder / "adapter"
         if not (adapter / "adapter_config.json").exists():
-            from mapft.align.simultaneous import train
-
             solution, sd = self.solve(), read_json(self.folder / "solution.json")["sd"]
-            train(self.config, self.scores, solution, sd, self.prompts[0], self.folder, adapter)
+            if isinstance(self.config.mode, SequentialMode):
+                from mapft.align.sequential import Sequential
+
+                targets, prompts = solution.targets, self.prompts[0]
+                Sequential(self.config, self.scores, targets, sd, prompts, self.folder, self.progress).train()
+            else:
+                from mapft.align.simultaneous import train
+
+                train(self.config, self.scores, solution, sd, self.prompts[0], self.folder)
         return adapter
 
     def join_training(self) -> None:
@@ -237,6 +243,7 @@ class Run:
             from mapft.evaluation.report import write_markdown
 
             summary = self._summary()
+            self._draw()
             write_atomically(self.folder / "report.md", lambda temporary: write_markdown(summary, temporary))
             write_json(path, summary | {"settings": settings})
         return read_json(path)
@@ -264,18 +271,42 @@ class Run:
             write_text(folder / "README.md", model_card(summary, record["config"], record["versions"], library))
         return merged
 
+    def _draw(self) -> None:
+        """figures/: the training's trajectories and, in sequential mode, its stages."""
+        from mapft.evaluation import pictures
+
+        figures, mode, solution = self.folder / pictures.FIGURES, self.config.mode, self.solve()
+        if (figures / "trajectories.png").exists():
+            return
+        folders = [self.folder]
+        if isinstance(mode, SequentialMode):
+            record = read_json(self.folder / "sequential.json")
+            folders = [self.folder / stage["folder"] for stage in record["stages"]]
+            pictures.save(pictures.stages(record, solution.lam, mode.tolerance), figures, "stages")
+        logs = [folder / "logs.jsonl" for folder in folders if (folder / "logs.jsonl").exists()]
+        if logs:  # none where the base policy keeps the palette already
+            pictures.save(pictures.trajectories(logs, solution.targets), figures, "trajectories")
+
     def _summary(self) -> dict[str, Any]:
         from mapft.align.refinement import REFINEMENTS, read_history
+        from mapft.align.sequential import STAGES
         from mapft.evaluation.realized import summarize
 
         solution, adapter = self.solve(), self.train()
         record = read_json(self.folder / "solution.json")
         refinements = read_history(self.folder / REFINEMENTS)
+        lam = refinements[-1]["lam"] if refinements else solution.lam
+        sequential: dict[str, Any] = {"stages": [], "end": ""}
+        if isinstance(self.config.mode, SequentialMode):
+            sequential = read_json(self.folder / STAGES)
+            lam = dict.fromkeys(solution.lam, 0.0) | {stage["value"]: stage["lam"] for stage in sequential["stages"]}
         base = self._evaluate_policy("base", None)
         tuned = self._evaluate_policy("tuned", adapter)
         return {
             **summarize(base, tuned, solution, record["sd"], self.config.evaluation, self.config.seed),
-            "lam": refinements[-1]["lam"] if refinements else solution.lam,
+            "lam": lam,
+            "stages": sequential["stages"],
+            "end": sequential["end"],
             "adjusted": record["adjusted"],
             "adapter": str(adapter),
         }

@@ -323,6 +323,7 @@ def test_variants_start_at_the_reference_and_move(world, tmp_path, variant):
     assert abs(last["objective/kl"]) > 1e-3
     weights = load_file(run / "adapter" / "adapter_model.safetensors")
     assert all(array.any() for name, array in weights.items() if "lora_B" in name)
+    assert {array.dtype for array in weights.values()} == {torch.float32}
 
 
 def test_export_gives_one_model_and_cards(world, tmp_path):

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mapft.config import RefineConfig
-from mapft.palette import DualSolution, Palette, RewardMatrix, refine
+from mapft.palette import Palette, RewardMatrix, refine
 from mapft.sampling.store import read_json, write_json
 
 REFINEMENTS = "refinement.json"  # in the run folder: the history; in a checkpoint: the pending rollouts too
@@ -25,24 +25,31 @@ class RefinedLambda(TrainerCallback):
 
     After every `every` iterations the rollouts of those iterations are a window. Its violation, with gap_i =
     (level_i - c_i) / sd_i in sd of the base scores, is max_i |min(lam_i sd_i, gap_i)|: 0 where the palette is kept at
-    least cost. lam is refined on the window (palette.refine) when the violation is above `tolerance` and has settled:
-    while the policy still moves towards the last lam by itself, a refinement would overshoot. None before `start` and
+    least cost. lam is refined on the window (palette.refine) when the violation is above `tolerance` and above the
+    standard error of a level, and has settled: while the policy still moves towards the last lam by itself, a
+    refinement would overshoot. None before `start` and
     none at the end. All processes hold the same rollouts, hence the same lam; the main one writes.
     """
 
     def __init__(
-        self, solution: DualSolution, sd: Mapping[str, float], settings: RefineConfig, path: Path, iteration_steps: int
+        self,
+        lam: Mapping[str, float],
+        targets: Mapping[str, float],
+        sd: Mapping[str, float],
+        settings: RefineConfig,
+        path: Path,
+        iteration_steps: int,
     ):
-        self.solution, self.sd, self.settings, self.path = solution, sd, settings, path
+        self.start, self.targets, self.sd, self.settings, self.path = dict(lam), targets, sd, settings, path
         self.iteration_steps = iteration_steps
         self.history: list[dict[str, Any]] = []
         self._prompts: list[str] = []
-        self._scores: list[list[float]] = []  # (N, V), columns in the order of solution.lam
+        self._scores: list[list[float]] = []  # (N, V), columns in the order of `start`
 
     @property
     def lam(self) -> dict[str, float]:
         """Multipliers per raw unit."""
-        return self.history[-1]["lam"] if self.history else self.solution.lam
+        return self.history[-1]["lam"] if self.history else self.start
 
     def observe(
         self, state: TrainerState, prompts: Sequence[str], scores: Mapping[str, np.ndarray]
@@ -51,7 +58,7 @@ class RefinedLambda(TrainerCallback):
         every = self.settings.every
         if every is None:
             return self.lam
-        columns = np.stack([scores[name] for name in self.solution.lam], axis=1)
+        columns = np.stack([scores[name] for name in self.start], axis=1)
         for part, rows in gather_object([(list(prompts), columns.tolist())]):
             self._prompts += part
             self._scores += rows
@@ -64,7 +71,7 @@ class RefinedLambda(TrainerCallback):
         return self.lam
 
     def _close_window(self, step: int, may_refine: bool) -> None:
-        lam, targets = self.lam, self.solution.targets
+        lam, targets = self.lam, self.targets
         ids = {prompt: number for number, prompt in enumerate(dict.fromkeys(self._prompts))}
         rollouts = RewardMatrix(self._scores, list(lam), [ids[prompt] for prompt in self._prompts])
         self._prompts, self._scores = [], []
@@ -72,16 +79,18 @@ class RefinedLambda(TrainerCallback):
         violation = max((abs(min(lam[name] * self.sd[name], gap[name])) for name in gap), default=0.0)
         before = self.history[-1]["violation_sd"] if self.history else math.inf
         record = {"step": step, "gap_sd": gap, "violation_sd": violation, "rollouts": len(rollouts)}
-        if may_refine and violation > max(self.settings.tolerance, SETTLED * before):
+        noise = max((rollouts.sd[name] / self.sd[name] / len(rollouts) ** 0.5 for name in gap), default=0.0)
+        if may_refine and violation > max(self.settings.tolerance, noise, SETTLED * before):
             refined = refine(rollouts, Palette(targets), lam)
             record |= {"lam": refined.lam, "delta": refined.delta, "aim": refined.aim, "ess": refined.ess}
         self.history.append({"lam": lam} | record)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The last file of a checkpoint: without it the checkpoint is not whole."""
-        if state.is_world_process_zero:
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and checkpoint.exists():  # the trainer writes none within an iteration
             pending = {"windows": self.history, "prompts": self._prompts, "scores": self._scores}
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / REFINEMENTS, pending)
+            write_json(checkpoint / REFINEMENTS, pending)
 
     def load(self, checkpoint: Path) -> None:
         """Continue from a checkpoint."""
@@ -90,5 +99,5 @@ class RefinedLambda(TrainerCallback):
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """All windows of a run, oldest first, each with the lam that it led to; none where refinement is off."""
+    """All windows of a training, oldest first, each with the lam that it led to; none where refinement is off."""
     return read_json(path)["windows"] if path.exists() else []

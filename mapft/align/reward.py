@@ -5,25 +5,34 @@ from typing import Any
 
 import numpy as np
 
-from mapft.rewards import Scorer
-from mapft.rewards.scoring import finite
+from mapft.rewards.loader import RewardModels
 from mapft.sampling.prompts import text_of
 
 Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray]], Mapping[str, float]]
 
 
 class PaletteReward:
-    """R(x, y) = kl_coef * sum_i lam_i r_i(x, y), so that with KL weight kl_coef the optimum is p_lam (theorem 2).
+    """R(x, y) = kl_coef * sum_i (lam_i - mu_i) r_i(x, y), so that with KL weight kl_coef the optimum is p_lam.
+
+    mu, `reference_lam`, holds the multipliers that the reference policy has already: none where it is p0 (theorem 2),
+    those of the stage before where it is that stage's policy. The values scored are those that `lam` names.
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
-    RLOOTrainer too. Logs every value's raw scores, map/scores/{value} (mean) and map/scores_std/{value}, and
-    map/lam/{value}. observe: told the trainer's state, prompts and scores (B,) by value, returns the lam to use.
+    RLOOTrainer too. Logs every value's raw scores (map/scores/{value}, mean, and map/scores_std/{value}), its lam and
+    the reward models in memory. observe: told the trainer's state, prompts and scores (B,) by value, returns the lam
+    to use.
     """
 
     def __init__(
-        self, scorers: Mapping[str, Scorer], lam: Mapping[str, float], kl_coef: float, observe: Observer | None = None
+        self,
+        models: RewardModels,
+        lam: Mapping[str, float],
+        kl_coef: float,
+        observe: Observer | None = None,
+        reference_lam: Mapping[str, float] | None = None,
     ):
-        self.scorers, self.lam, self.kl_coef, self.observe = scorers, lam, kl_coef, observe
+        self.models, self.lam, self.kl_coef, self.observe = models, lam, kl_coef, observe
+        self.reference_lam = dict.fromkeys(lam, 0.0) if reference_lam is None else reference_lam
         self.__name__ = "palette"
 
     def __call__(
@@ -37,12 +46,14 @@ class PaletteReward:
         """One reward per completion."""
         texts = [text_of(prompt) for prompt in prompts]
         answers = [text_of(completion) for completion in completions]
-        scores = {name: finite(name, scorer.score(texts, answers)) for name, scorer in self.scorers.items()}
+        scores = {name: self.models.score(name, texts, answers) for name in self.lam}
         if self.observe:
             self.lam = self.observe(trainer_state, texts, scores)
         for name, scores_B in scores.items():
             log_metric(f"map/scores/{name}", float(scores_B.mean()))
             log_metric(f"map/scores_std/{name}", float(scores_B.std()))
             log_metric(f"map/lam/{name}", self.lam[name])
-        total_B = sum(self.lam[name] * scores_B for name, scores_B in scores.items())
+        log_metric("memory/reward_models_loaded", len(self.models))
+        log_metric("memory/reward_models_gb", self.models.nbytes / 1e9)
+        total_B = sum((self.lam[name] - self.reference_lam[name]) * scores_B for name, scores_B in scores.items())
         return (self.kl_coef * np.asarray(total_B)).tolist()

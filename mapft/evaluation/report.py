@@ -48,6 +48,9 @@ def print_closing(summary: Mapping[str, Any], console: Console) -> None:
     )
     if summary["adjusted"]:
         console.print("The palette asked for is out of reach; these are the nearest attainable targets.")
+    if summary["stages"]:
+        skipped = sum(stage["skipped"] for stage in summary["stages"])
+        console.print(f"{len(summary['stages'])} stages, {skipped} of them skipped: {summary['end']}", soft_wrap=True)
     console.print(f"Adapter: {summary['adapter']}", soft_wrap=True)
 
 

@@ -39,12 +39,13 @@ def switch_off_dropout(model: nn.Module) -> None:
     """No dropout and no skipped layers in training mode.
 
     TRL switches off dropout modules alone; many architectures (OPT, Llama, Qwen) drop by a rate of their own, a plain
-    number such as `dropout`, `attention_dropout` or `layerdrop`, read in every pass.
+    number such as `dropout`, `attention_dropout` or `layerdrop`, and some (Falcon) read it from their config.
     """
     for module in model.modules():
-        for name, rate in vars(module).items():
-            if isinstance(rate, float) and ("drop" in name or isinstance(module, nn.Dropout)):
-                setattr(module, name, 0.0)
+        for owner in (module, getattr(module, "config", module)):
+            for name, rate in vars(owner).items():
+                if isinstance(rate, float) and ("drop" in name or isinstance(owner, nn.Dropout)):
+                    setattr(owner, name, 0.0)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Settings of the PPO trainer: TRL's own training arguments, with PPO's names and the exact preset as defaults."""
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from trl import GRPOConfig
 
@@ -17,6 +17,15 @@ EXACT_SAMPLING = {
     "generation_kwargs": None,
 }
 EXACT = EXACT_SAMPLING | {"gamma": 1.0, "disable_dropout": True, "sync_ref_model": False}
+# GRPO's names for what has another name here.
+RENAMED = {
+    "beta": "kl_coef",
+    "epsilon": "cliprange",
+    "epsilon_high": "cliprange",
+    "num_iterations": "num_ppo_epochs",
+    "steps_per_generation": "num_mini_batches",
+    "generation_batch_size": "per_device_train_batch_size, gradient_accumulation_steps and num_mini_batches",
+}
 # GRPO's own switches, which this trainer does not have.
 NOT_HERE = {
     "use_vllm": False,
@@ -27,7 +36,28 @@ NOT_HERE = {
     "off_policy_mask_threshold": None,
     "importance_sampling_level": "token",
     "delta": None,
+    "scale_rewards": "none",
+    "shuffle_dataset": True,
+    "multi_objective_aggregation": "sum_then_normalize",
+    "torch_compile": False,
 }
+
+
+POSITIVE = (
+    "kl_coef",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "num_generations",
+    "total_episodes",
+    "cliprange",
+    "cliprange_value",
+    "critic_epochs",
+    "critic_minibatch",
+    "critic_width",
+    "critic_learning_rate",
+    "local_rollout_forward_batch_size",
+)
+GRPO_DEFAULTS = {f.name: f.default for f in fields(GRPOConfig)}
 
 
 @dataclass
@@ -84,10 +114,18 @@ class PPOConfig(GRPOConfig):
     scale_rewards: str = field(default="none", metadata={"help": "Unused: rewards are never rescaled."})
 
     def __post_init__(self) -> None:
-        for name, least in (("kl_coef", 0), ("num_ppo_epochs", 1), ("num_mini_batches", 1), ("num_generations", 1)):
+        for name in POSITIVE:
             value = getattr(self, name)
-            if value < least or value == 0:
+            if value is not None and not value > 0:
                 raise UserError(f"{name}={value} is not positive; PPO needs {name} > 0, for example {name}=1.")
+        for name in ("gamma", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)} is out of range; it must be between 0 and 1.")
+        if self.max_steps > 0 and self.total_episodes is not None:
+            raise UserError(
+                f"max_steps={self.max_steps} and total_episodes={self.total_episodes} both say how long to train; "
+                "leave one out."
+            )
         for name in ("critic_warmup_iterations", "reward_retries"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name}={getattr(self, name)} is negative; {name}=0 does without.")
@@ -98,9 +136,22 @@ class PPOConfig(GRPOConfig):
         for name, off in NOT_HERE.items():
             if getattr(self, name) != off:
                 raise UserError(f"{name}={getattr(self, name)} does nothing in PPOTrainer; leave it at {off}.")
+        derived = {
+            "beta": self.kl_coef,
+            "num_iterations": self.num_ppo_epochs,
+            "steps_per_generation": self.gradient_accumulation_steps * self.num_mini_batches,
+        }
+        for name, here in RENAMED.items():
+            value = getattr(self, name)
+            if value not in (GRPO_DEFAULTS[name], derived.get(name)):
+                raise UserError(f"{name}={value} is GRPO's name; in PPOConfig give {here}.")
         self.beta = self.kl_coef  # GRPOTrainer builds a reference model when the policy has no adapter to switch off
-        self.steps_per_generation = self.gradient_accumulation_steps * self.num_mini_batches
+        self.steps_per_generation = derived["steps_per_generation"]
         self.num_iterations = self.num_ppo_epochs
+        if self.per_device_train_batch_size * self.steps_per_generation == 1:
+            raise UserError(
+                "An iteration of one response has no spread to learn from; raise per_device_train_batch_size."
+            )
         # GRPO refuses one response per prompt, which PPO allows: let it check one group of the whole local batch.
         wanted, self.num_generations = (
             self.num_generations,

@@ -3,7 +3,6 @@
 Shapes: B responses, T response tokens, D features.
 """
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +58,11 @@ class Critic(nn.Module):
         """Values (B, T) in units of the return, 0 where masked."""
         return (self.mean + self.scale * self._standard(features_BTD, mask_BT)) * mask_BT
 
+    @torch.no_grad()
+    def values(self, features_BTD: Tensor, mask_BT: Tensor, rows: int) -> Tensor:
+        """`forward` without gradients, so many rows at a time."""
+        return torch.cat([self(*part) for part in zip(features_BTD.split(rows), mask_BT.split(rows), strict=True)])
+
     def _standard(self, features_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         states = features_BTD.float()
         return self.now(states).squeeze(-1) + (self.so_far(states).squeeze(-1) * mask_BT).cumsum(dim=1)
@@ -85,7 +89,7 @@ class Critic(nn.Module):
         cliprange: float,
         generator: torch.Generator,
         reduce_mean: Callable[[Tensor], Tensor],
-    ) -> dict[str, float]:
+    ) -> dict[str, Tensor]:
         """Regress V on the returns by the clipped value loss; cliprange is in sd of the return.
 
         moments: (count, sum, sum of squares) of the returns of all processes. minibatch: responses per step.
@@ -95,8 +99,7 @@ class Critic(nn.Module):
         count, total, squares = moments
         sd = (squares / count - (total / count) ** 2).clamp(min=0).sqrt()
         self.rescale((total / count).float(), sd.clamp(min=1e-6).float())
-        with torch.no_grad():
-            old_BT = self._standard(features_BTD, mask_BT)
+        old_BT = (self.values(features_BTD, mask_BT, minibatch) - self.mean) / self.scale
         target_BT = (returns_BT - self.mean) / self.scale
         seen = []
         for _ in range(epochs):
@@ -105,7 +108,7 @@ class Critic(nn.Module):
                 self._step(features_BTD[rows], mask_BT[rows], old_BT[rows], target_BT[rows], cliprange, reduce_mean)
                 for rows in order.split(minibatch)
             ]
-        loss, clipped = torch.stack(seen).mean(dim=0).tolist()
+        loss, clipped = torch.stack(seen).mean(dim=0)
         return {"loss/value_avg": loss, "val/clipfrac_avg": clipped}
 
     def _step(
@@ -138,7 +141,7 @@ class Critic(nn.Module):
     def load(self, folder: Path) -> None:
         """Continue from `save`."""
         self.load_state_dict(load_file(folder / WEIGHTS))
-        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, weights_only=True))
+        self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
 
 
 def _head(features: int, width: int) -> nn.Sequential:
@@ -152,10 +155,3 @@ def _last(head: nn.Sequential) -> nn.Linear:
     last = head[-1]
     assert isinstance(last, nn.Linear)
     return last
-
-
-def explained_variance(values_BT: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> float:
-    """1 - Var(G - V) / Var(G) over the tokens of one rollout, before the fit; 1 is a perfect critic, 0 a constant."""
-    values_N, returns_N = values_BT[mask_BT.bool()], returns_BT[mask_BT.bool()]
-    variance = returns_N.var().item()
-    return 1 - (returns_N - values_N).var().item() / variance if variance > 0 else math.nan

@@ -4,6 +4,8 @@ Shapes: B responses, T response tokens. Every (B, T) array is right-padded; mask
 (EOS included) and 0 on padding and on tokens that a tool wrote.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -57,18 +59,29 @@ def advantages_and_returns(
     return advantages_BT, (advantages_BT + values_BT) * mask_BT
 
 
-def whiten(advantages_BT: Tensor, mask_BT: Tensor, moments: Tensor) -> Tensor:
+def whiten(advantages_BT: Tensor, mask_BT: Tensor, moments: Tensor, least_sd: float) -> Tensor:
     """(A - mean) / sd with ONE mean and ONE sd over the tokens of all processes: the optimum does not move.
 
-    moments: (count, sum, sum of squares) over the chosen tokens of all processes, see `masked_moments`.
+    moments: (count, sum, sum of squares) over the chosen tokens of all processes, see `masked_moments`. Where sd is
+    below least_sd there is nothing to learn but the rounding of log-probabilities, and the advantages are 0.
     """
     count, total, squares = moments
     mean = total / count
     sd = (squares / count - mean**2).clamp(min=0).sqrt()
-    return (advantages_BT - mean) / (sd + 1e-8) * mask_BT
+    return (advantages_BT - mean) / sd * mask_BT if sd >= least_sd else torch.zeros_like(advantages_BT)
 
 
 def masked_moments(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     """(count, sum, sum of squares) of x where mask is 1, float64, (3,)."""
     x, mask = x_BT.double(), mask_BT.double()
     return torch.stack([mask.sum(), (x * mask).sum(), (x**2 * mask).sum()])
+
+
+def explained_variance(errors: Tensor, returns: Tensor) -> float:
+    """1 - Var(G - V) / Var(G) over tokens, from `masked_moments` of G - V and of G; 1: a perfect critic, 0: none."""
+
+    def variance(moments: Tensor) -> float:
+        count, total, squares = moments.tolist()
+        return squares / count - (total / count) ** 2
+
+    return 1 - variance(errors) / variance(returns) if variance(returns) > 0 else math.nan

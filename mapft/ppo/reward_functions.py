@@ -34,7 +34,7 @@ def _called(reward_func: Callable[..., Any], name: str, retries: int) -> Callabl
     def call(**kwargs: Any) -> Any:
         for failed in range(retries + 1):
             try:
-                return reward_func(**kwargs)
+                return _given(reward_func(**kwargs), name)
             except Exception as error:
                 time.sleep(_wait_after(error, name, failed, retries, kwargs))
         raise AssertionError("the last failure raises")
@@ -46,12 +46,18 @@ def _awaited(reward_func: Callable[..., Any], name: str, retries: int) -> Callab
     async def call(**kwargs: Any) -> Any:
         for failed in range(retries + 1):
             try:
-                return await reward_func(**kwargs)
+                return _given(await reward_func(**kwargs), name)
             except Exception as error:
                 await asyncio.sleep(_wait_after(error, name, failed, retries, kwargs))
         raise AssertionError("the last failure raises")
 
     return call
+
+
+def _given(rewards: Any, name: str) -> Any:
+    if rewards is None:
+        raise UserError(f"The reward function {name!r} returned None; return one number per completion.")
+    return rewards
 
 
 def _wait_after(error: Exception, name: str, failed: int, retries: int, kwargs: dict[str, Any]) -> float:

@@ -9,6 +9,7 @@ Shapes: B responses of this process, P prompt tokens (left-padded), T response t
 F reward functions.
 """
 
+import copy
 import math
 import resource
 import sys
@@ -22,6 +23,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -33,8 +35,15 @@ from mapft.forward import model_inputs
 from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
 from mapft.ppo.checkpoint import newest_whole, step_of
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
-from mapft.ppo.critic import Critic, explained_variance
-from mapft.ppo.estimation import advantages_and_returns, k1, masked_moments, token_rewards, whiten
+from mapft.ppo.critic import Critic
+from mapft.ppo.estimation import (
+    advantages_and_returns,
+    explained_variance,
+    k1,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
 from mapft.ppo.generation import keep_log_probs
 from mapft.ppo.loss import policy_loss
 from mapft.ppo.reward_functions import named_failures
@@ -42,6 +51,9 @@ from mapft.ppo.sampler import PromptSampler
 from mapft.seeding import derive_seed
 
 logger = get_logger(__name__)
+
+ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
+REWRITES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # LoRA initialisations that change the base's weights
 
 
 class PPOTrainer(GRPOTrainer):
@@ -66,6 +78,8 @@ class PPOTrainer(GRPOTrainer):
                 f"train_dataset is a {type(train_dataset).__name__}; PPO shuffles prompts by number and needs a "
                 "datasets.Dataset (for a stream, take a part of it into memory first)."
             )
+        refuse_what_ppo_cannot_do(model, kwargs)
+        args = copy.copy(args)
         episodes = args.total_episodes or math.ceil(args.num_train_epochs * len(train_dataset) * args.num_generations)
         if args.max_steps > 0:
             episodes = math.ceil(args.max_steps / args.steps_per_iteration) * args.generation_batch_size
@@ -74,11 +88,17 @@ class PPOTrainer(GRPOTrainer):
         every = args.save_steps if args.save_steps >= 1 else args.save_steps * args.max_steps
         # Between iterations there is no rollout to save: checkpoints fall there.
         args.save_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
+        if args.eval_steps:  # the best model so far is saved where it is evaluated
+            every = args.eval_steps if args.eval_steps >= 1 else args.eval_steps * args.max_steps
+            args.eval_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
         several = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         named = [named_failures(function, args.reward_retries) for function in several]
         super().__init__(model, named, args=args, train_dataset=train_dataset, **kwargs)
         if not isinstance(self.processing_class, PreTrainedTokenizerBase):
             raise UserError("processing_class is a multimodal processor; PPO takes text models with a tokenizer.")
+        if isinstance(self.model, PeftModel):  # over a quantised base TRL makes it bf16, where small steps are lost
+            for parameter in filter(lambda p: p.requires_grad, self.model.parameters()):
+                parameter.data = parameter.data.float()
         if args.disable_dropout:
             for each in filter(None, (self.model, self.ref_model)):
                 switch_off_dropout(each)
@@ -86,7 +106,7 @@ class PPOTrainer(GRPOTrainer):
         causal_model(self.model).generation_config = GenerationConfig(
             bos_token_id=own.bos_token_id, eos_token_id=self.eos_token_ids, pad_token_id=self._tokenizer.pad_token_id
         )
-        features = causal_model(self.model).get_output_embeddings().weight.shape[1]
+        features = causal_model(self.model).get_output_embeddings().in_features
         with torch.random.fork_rng():  # every process starts with the same critic
             torch.manual_seed(derive_seed(args.seed, "critic"))
             self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
@@ -116,13 +136,15 @@ class PPOTrainer(GRPOTrainer):
             score_B = self._scores(inputs, texts, mode)
         kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
-        with torch.no_grad():
-            values_BT = self.critic(features_BTD, mask_BT)
+        values_BT = self.critic.values(features_BTD, mask_BT, self.args.critic_minibatch)
         batch["advantages"], returns_BT = advantages_and_returns(
             rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
         )
         self._log_rollout(mode, score_B, kl_BT, batch["old_logp"])
-        self._metrics[mode]["critic/explained_variance"].append(explained_variance(values_BT, returns_BT, mask_BT))
+        errors, spread = (
+            self._sum_over_processes(masked_moments(x, mask_BT)) for x in (returns_BT - values_BT, returns_BT)
+        )
+        self._metrics[mode]["critic/explained_variance"].append(explained_variance(errors, spread))
         if mode == "train":
             with self._timed("critic", mode):
                 self._fit_critic(features_BTD, returns_BT, mask_BT)
@@ -131,14 +153,19 @@ class PPOTrainer(GRPOTrainer):
             batch["advantages"].zero_()  # the policy's gradient is then 0
         elif self.args.whiten_advantages:
             moments = self._sum_over_processes(masked_moments(batch["advantages"], mask_BT))
-            batch["advantages"] = whiten(batch["advantages"], mask_BT, moments).float()
+            least = ROUNDING * self.args.kl_coef
+            batch["advantages"] = whiten(batch["advantages"], mask_BT, moments, least).float()
         return batch
 
     def _generate_rollout(self, inputs: list[dict[str, Any]]) -> tuple[Batch, dict[str, list[Any]]]:
         """Responses of the current policy by TRL's generation backends; masks come from lengths, never from ids."""
         prompts = [row["prompt"] for row in inputs]
-        prompt_ids, completion_ids, tool_mask, completions, logprobs, *_ = self._generate(prompts)
-        assert tool_mask is None, "this trainer offers no tools"
+        prompt_ids, completion_ids, tool_mask, completions, logprobs, extra, *_ = self._generate(prompts)
+        if tool_mask is not None:
+            raise UserError("rollout_func gave an env_mask; PPOTrainer trains on every token of a completion.")
+        for name, given in extra.items():  # of a rollout_func, for the reward functions: one for each row, or for all
+            for number, row in enumerate(inputs):
+                row[name] = given[number] if isinstance(given, list) else given
 
         def padded(rows: list[Any], side: str, value: float) -> Tensor:
             return pad([torch.tensor(row) for row in rows], value, side).to(self.accelerator.device)
@@ -245,7 +272,7 @@ class PPOTrainer(GRPOTrainer):
                     f"The reward function {name!r} gave {column[bad[0, 0]].item()} for response {bad[0, 0].item()}; "
                     "a missing score is never taken as 0: make it return a finite number for every response."
                 )
-            self._metrics[mode][f"rewards/{name}/mean"].append(column.mean().item())
+            self._metrics[mode][f"rewards/{name}/mean"].extend(column.tolist())
             self._metrics[mode][f"rewards/{name}/std"].append(column.std(correction=0).item())
             self._logs["rewards"][name].extend(column.tolist())
         for key in ("prompt", "completion"):
@@ -269,7 +296,7 @@ class PPOTrainer(GRPOTrainer):
             reduce_mean=lambda grad: self.accelerator.reduce(grad, reduction="mean"),
         )
         for name, value in fitted.items():
-            self._metrics["train"][name].append(value)
+            self._metrics["train"][name].append(self.accelerator.reduce(value, reduction="mean").item())
 
     # ---------------------------------------------------------------- the optimizer steps of one iteration
 
@@ -321,7 +348,7 @@ class PPOTrainer(GRPOTrainer):
         tokens, *means = self._sum_over_processes(torch.stack([*sums, entropy])).tolist()
         clipped, half_square, ratio, ratio_square, entropy_mean = (x / tokens for x in means)
         for name, value in {
-            "loss/policy_avg": loss.item(),
+            "loss/policy_avg": self.accelerator.reduce(loss.detach(), reduction="mean").item(),
             "policy/clipfrac_avg": clipped,
             "policy/approxkl_avg": half_square,
             "policy/entropy_avg": entropy_mean,
@@ -335,12 +362,10 @@ class PPOTrainer(GRPOTrainer):
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> tuple[Tensor, None, None]:
         """The evaluation loss is -(E[R] - kl_coef * KL), which training minimises."""
+        seen = len(self._metrics["eval"]["objective/rlhf_reward"])
         self._prepare_inputs(inputs)
-        return (
-            -torch.tensor(self._metrics["eval"]["objective/rlhf_reward"][-1], device=self.accelerator.device),
-            None,
-            None,
-        )
+        objective = torch.tensor(self._metrics["eval"]["objective/rlhf_reward"][seen:])
+        return -objective.mean().to(self.accelerator.device), None, None
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> PromptSampler:
         return PromptSampler(
@@ -365,7 +390,7 @@ class PPOTrainer(GRPOTrainer):
             "objective/rlhf_reward": score_B - self.args.kl_coef * kl_B,
         }
         for name, column in columns.items():
-            self._metrics[mode][name].append(self.accelerator.gather(column).mean().item())
+            self._metrics[mode][name].extend(self.accelerator.gather(column).tolist())
 
     def _flush_reward_metrics(self, mode: str) -> None:
         """Metrics and columns that reward functions gave to `log_metric` and `log_extra`, over all processes."""
@@ -389,6 +414,12 @@ class PPOTrainer(GRPOTrainer):
         return self.accelerator.reduce(x, reduction="sum")
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        if self.state.global_step % self.args.steps_per_iteration:
+            logger.warning(
+                f"No checkpoint at step {self.state.global_step}, which lies within an iteration of "
+                f"{self.args.steps_per_iteration} steps: its rollout would be lost."
+            )
+            return
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             self.critic.save(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
@@ -406,9 +437,34 @@ class PPOTrainer(GRPOTrainer):
                     logger.warning("It is the end of a finished run: there is nothing left to train.")
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self.critic.load(Path(resume_from_checkpoint))
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.critic.load(Path(checkpoint))
+
+
+def refuse_what_ppo_cannot_do(model: Any, options: dict[str, Any]) -> None:
+    """Raises UserError for constructor arguments of GRPOTrainer that PPOTrainer would fail on, or be wrong with."""
+    for name in ("tools", "environment_factory"):
+        if options.get(name):
+            raise UserError(f"{name} is set; PPOTrainer offers no tools: drop it.")
+    peft_config = options.get("peft_config")
+    if peft_config is None and not isinstance(model, str | PeftModel) and not model.config._name_or_path:
+        raise UserError(
+            "The model has neither an adapter nor a path, so its reference cannot be loaded; give peft_config, or the "
+            "model's path."
+        )
+    if peft_config is not None and peft_config.is_prompt_learning:
+        raise UserError(
+            f"{type(peft_config).__name__} puts its own tokens before the prompt; PPOTrainer takes adapters in the "
+            "layers, such as LoraConfig."
+        )
+    start = str(getattr(peft_config, "init_lora_weights", "")).lower()
+    if start.startswith(REWRITES_BASE):
+        raise UserError(
+            f"init_lora_weights={start} rewrites the base's weights, so the base without adapter would no longer be "
+            "the reference p0; leave it at True."
+        )
 
 
 def peak_gb(device: torch.device) -> float:

@@ -22,6 +22,19 @@ class Scorer(Protocol):
         """(N,) float64, in the score's own unit."""
         ...
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights; 0 without a model."""
+        ...
+
+    def to_device(self) -> None:
+        """Weights to the device, if they are not there."""
+        ...
+
+    def to_host(self) -> None:
+        """Weights to host memory."""
+        ...
+
 
 class Score(Protocol):
     """The settings of a score; the same object serves pilot, training and evaluation."""
@@ -32,6 +45,10 @@ class Score(Protocol):
 
     def files(self) -> list[str]:
         """Paths of what the scores depend on besides the settings: when these change, texts are scored again."""
+        ...
+
+    def estimated_nbytes(self) -> int:
+        """Bytes that its weights will take, known without loading them."""
         ...
 
 

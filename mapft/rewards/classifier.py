@@ -48,6 +48,22 @@ class ClassifierScore:
     def files(self) -> list[str]:
         return [self.path]
 
+    def estimated_nbytes(self) -> int:
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        path = existing_or_hub(self.path, "path")
+        options: dict[str, Any] = {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+        try:
+            config = AutoConfig.from_pretrained(path, **options)
+            with torch.device("meta"):
+                model = AutoModelForSequenceClassification.from_config(
+                    config, trust_remote_code=self.trust_remote_code, dtype=config.dtype or torch.float32
+                )
+        except (OSError, ValueError):
+            return 0  # loading says what is wrong with it
+        return nbytes(model)
+
 
 class ClassifierScorer:
     """The classifier in memory. Texts are sorted by length; batch composition never changes a score beyond rounding."""
@@ -78,6 +94,7 @@ class ClassifierScorer:
             )
         self.device = device()
         self.model = model.eval().to(self.device)
+        self.nbytes = nbytes(model)
         self.name, self.settings = name, settings
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -100,11 +117,22 @@ class ClassifierScorer:
                 out[batch] = self._output(logits).cpu().numpy()
         return self.settings.sign * out
 
+    def to_device(self) -> None:
+        self.model.to(self.device)
+
+    def to_host(self) -> None:
+        self.model.to("cpu")
+
     def _output(self, logits: Any) -> Any:
         if self.settings.output == "logit":
             return logits[:, self.settings.label]
         log_p = logits.log_softmax(-1)[:, self.settings.label]
         return log_p if self.settings.output == "log_probability" else log_p.exp()
+
+
+def nbytes(model: Any) -> int:
+    """Bytes of a model's weights."""
+    return sum(p.numel() * p.element_size() for p in model.parameters())
 
 
 def by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[int]]:

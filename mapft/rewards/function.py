@@ -28,9 +28,14 @@ class FunctionScore:
             return []
         return [spec.origin] if spec is not None and spec.has_location and spec.origin else []
 
+    def estimated_nbytes(self) -> int:
+        return 0
+
 
 class FunctionScorer:
     """The function, imported from the Python path or the current folder."""
+
+    nbytes = 0
 
     def __init__(self, name: str, settings: FunctionScore):
         self.name, self.settings = name, settings
@@ -42,6 +47,12 @@ class FunctionScorer:
                 f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
                 "the module on the Python path."
             ) from error
+
+    def to_device(self) -> None:
+        """A function has no weights."""
+
+    def to_host(self) -> None:
+        """A function has no weights."""
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""

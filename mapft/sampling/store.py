@@ -40,7 +40,7 @@ def write_text(path: Path, text: str) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Indented JSON, atomically."""
-    return write_text(path, json.dumps(content, indent=2, default=str) + "\n")
+    return write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from mapft.align.refinement import RefinedLambda, read_history
 from mapft.align.reward import PaletteReward
 from mapft.config import RefineConfig
 from mapft.palette import Palette, RewardMatrix, solve_dual
+from mapft.rewards.loader import RewardModels
+from tests.rewards.fixed import Fixed
 
 STEPS = 4  # per iteration
 ITERATIONS = 20
@@ -25,7 +27,7 @@ def pilot(target=0.5):
 def refined_lambda(path, target=0.5, **settings):
     solution, sd = pilot(target)
     settings = {"every": 4, "start": 0.25, "tolerance": 0.02} | settings
-    return RefinedLambda(solution, sd, RefineConfig(**settings), path, STEPS)
+    return RefinedLambda(solution.lam, solution.targets, sd, RefineConfig(**settings), path, STEPS)
 
 
 def train(lam, first=0, last=ITERATIONS, reach=0.8, lag=0.0):
@@ -63,7 +65,7 @@ def test_the_level_is_met_although_the_policy_falls_short_of_p_lam(tmp_path):
 def test_a_policy_that_still_moves_is_waited_for(tmp_path):
     """It would reach the target by itself, 12 % of the rest per iteration: refining every window would overshoot."""
     lam = refined_lambda(tmp_path / "refinement.json", start=0.0)
-    lam.solution.lam["a"] = 0.5
+    lam.start["a"] = 0.5
     assert changes(train(lam, reach=1.0, lag=0.88)) == []
     assert lam.history[0]["violation_sd"] > 0.2
 
@@ -81,7 +83,8 @@ def test_values_go_by_name(tmp_path):
     """Scores arrive in another order than the multipliers: the level of each is still its own."""
     matrix = RewardMatrix(np.stack([BASE, -BASE], axis=1), ["a", "b"], np.arange(500))
     solution = solve_dual(matrix, Palette({"a": 0.2}), estimator="pooled")
-    lam = RefinedLambda(solution, matrix.sd, RefineConfig(every=1), tmp_path / "refinement.json", STEPS)
+    settings, path = RefineConfig(every=1), tmp_path / "refinement.json"
+    lam = RefinedLambda(solution.lam, solution.targets, matrix.sd, settings, path, STEPS)
     state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=True)
     lam.observe(state, PROMPTS, {"b": np.full(500, 9.0), "a": np.full(500, 0.2) + 0 * BASE})
     assert lam.history[0]["gap_sd"]["a"] == pytest.approx(0, abs=1e-9)
@@ -94,6 +97,7 @@ def test_a_resumed_run_repeats_the_rest_of_the_history(tmp_path, cut):
     killed = refined_lambda(tmp_path / "cut.json")
     train(killed, last=cut)
     state = SimpleNamespace(global_step=cut * STEPS, is_world_process_zero=True)
+    (tmp_path / f"checkpoint-{cut * STEPS}").mkdir()
     killed.on_save(SimpleNamespace(output_dir=str(tmp_path)), state, None)
     train(killed, first=cut, last=18)
     again = refined_lambda(tmp_path / "cut.json")
@@ -104,14 +108,13 @@ def test_a_resumed_run_repeats_the_rest_of_the_history(tmp_path, cut):
 
 def test_the_rollouts_that_refine_lam_are_rewarded_with_it():
     logged = {}
-    scorer = SimpleNamespace(score=lambda prompts, responses: np.array([1.0, 3.0]))
     seen = []
 
     def observe(state, prompts, scores):
         seen.append((state, list(prompts), {name: column.tolist() for name, column in scores.items()}))
         return {"a": 5.0}
 
-    reward = PaletteReward({"a": scorer}, {"a": 2.0}, 1.0, observe)
+    reward = PaletteReward(RewardModels({"a": Fixed(1.0, 3.0)}), {"a": 2.0}, 1.0, observe)
     assert reward(["p", "q"], ["x", "y"], logged.__setitem__, trainer_state="now") == [5.0, 15.0]
     assert seen == [("now", ["p", "q"], {"a": [1.0, 3.0]})]
     assert logged["map/lam/a"] == 5.0

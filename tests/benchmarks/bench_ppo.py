@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--trainers", default=",".join(TRAINERS))
     parser.add_argument("--peer", help=f"a folder that holds {PEER}, instead of fetching it")
     options = parser.parse_args()
+    if options.iterations < 2:
+        parser.error("--iterations must be 2 or more: the first is warm-up")
     options.micro_batch = options.micro_batch or WORKS[options.work].micro_batch
     names = options.trainers.split(",")
     runs: dict[str, list[dict]] = {name: [] for name in names}
@@ -100,7 +102,7 @@ def in_own_process(name: str, options: argparse.Namespace, peer: str | None) -> 
     command += [str(options.iterations), str(options.micro_batch)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"failed": done.stderr.strip().splitlines()[-1]}
+        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -12,6 +12,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
+    FalconConfig,
     GPT2Config,
     LlamaConfig,
     OPTConfig,
@@ -54,6 +55,8 @@ def model(seed: int = 0, architecture: str = "llama") -> PreTrainedModel:
         )
     elif architecture == "gpt2":
         config = GPT2Config(**special, n_embd=64, n_layer=2, n_head=4, n_positions=16, initializer_range=0.15, **untied)
+    elif architecture == "falcon":
+        config = FalconConfig(**special, **shape, **untied, initializer_range=0.15, hidden_dropout=0.1)
     else:
         config = OPTConfig(
             **special, **shape, **untied, ffn_dim=128, word_embed_proj_dim=64, init_std=0.15, layerdrop=0.1

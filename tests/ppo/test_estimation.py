@@ -63,7 +63,7 @@ def test_tool_tokens_are_passed_over():
 
 def test_whitening_uses_one_mean_and_sd_over_chosen_tokens():
     rewards, _, mask = random_case(3)
-    white = whiten(rewards, mask, masked_moments(rewards, mask))
+    white = whiten(rewards, mask, masked_moments(rewards, mask), 1e-4)
     chosen = white[mask.bool()]
     assert chosen.mean().item() == pytest.approx(0, abs=1e-9)
     assert chosen.std(correction=0).item() == pytest.approx(1, abs=1e-6)

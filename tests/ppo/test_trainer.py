@@ -1,6 +1,9 @@
 """Truth: exact enumeration of the tabular world, an independent forward pass, and the uninterrupted run."""
 
+import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -9,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PromptTuningConfig
 from transformers import GenerationConfig, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
 from mapft.errors import UserError
 from mapft.ppo import PPOConfig, PPOTrainer, reward_functions
+from mapft.ppo.sampler import PromptSampler
 from tests.ppo import tabular
 
 LAM = np.array([1.0, 0.8])
@@ -30,7 +34,14 @@ QUIET_CPU = {
 }
 
 
-def make_trainer(folder: Path, reward_funcs, model=None, **given) -> PPOTrainer:
+def lora() -> LoraConfig:
+    """A new one each time: PEFT writes the names of the layers it found into it."""
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=["lm_head"])
+
+
+def make_trainer(
+    folder: Path, reward_funcs, model=None, peft_config="lora", prompts=tabular.PROMPTS, **given
+) -> PPOTrainer:
     settings = {
         "kl_coef": 1.0,
         "per_device_train_batch_size": 256,
@@ -47,9 +58,9 @@ def make_trainer(folder: Path, reward_funcs, model=None, **given) -> PPOTrainer:
         model or tabular.model(),
         reward_funcs,
         args=PPOConfig(output_dir=str(folder), **settings),
-        train_dataset=Dataset.from_dict({"prompt": tabular.PROMPTS}),
+        train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tabular.tokenizer(),
-        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", exclude_modules=["lm_head"]),
+        peft_config=lora() if peft_config == "lora" else peft_config,
     )
 
 
@@ -150,7 +161,7 @@ class Record(TrainerCallback):
 
 @pytest.mark.parametrize(
     ("architecture", "settings"),
-    [("llama", {}), ("gpt2", {}), ("opt", {}), ("llama", {"cache_implementation": "static"})],
+    [("llama", {}), ("gpt2", {}), ("opt", {}), ("falcon", {}), ("llama", {"cache_implementation": "static"})],
 )
 def test_first_step_has_no_kl_and_ratio_one(tmp_path, world, architecture, settings):
     """Of models that drop a tenth of their states and, where they can, of their layers in training."""
@@ -166,6 +177,152 @@ def test_first_step_has_no_kl_and_ratio_one(tmp_path, world, architecture, setti
     assert first["val/ratio_var"] == pytest.approx(0, abs=1e-6)
     assert second["val/ratio_var"] > 1e-5
     assert record.logs[2]["objective/kl"] != 0
+
+
+def test_full_fine_tuning_has_a_reference_of_its_own(tmp_path, world):
+    """Without an adapter the reference is a second copy, which stays p0 while the policy moves."""
+    tabular.model().save_pretrained(tmp_path / "model")
+    path = str(tmp_path / "model")
+    table = tabular.TableReward(world[1] @ LAM)
+    settings = {"model_init_kwargs": {"dtype": "float32"}, "total_episodes": 1024, "learning_rate": 1e-3}
+    trainer = make_trainer(tmp_path / "run", [table], path, peft_config=None, **settings)
+    record = Record()
+    trainer.add_callback(record)
+    trainer.train()
+    kl = [log["objective/kl"] for log in record.logs if "objective/kl" in log]
+    assert kl[0] == pytest.approx(0, abs=1e-6)
+    assert kl[-1] > 0.05
+    np.testing.assert_allclose(tabular.log_probs(trainer.ref_model), world[0], atol=1e-5)
+    assert tabular.kl(tabular.log_probs(trainer.model.eval()), world[0]) > 0.05
+
+
+def test_equal_scores_leave_the_optimum_alone(tmp_path, world):
+    """p0 is the optimum of a constant reward; whitening the rounding of log-probabilities would push it away."""
+    trainer = make_trainer(tmp_path, [tabular.TableReward(np.full_like(world[0], 3.3))], total_episodes=1024)
+    trainer.critic.now[-1].bias.data.fill_(3.3)
+    trainer.train()
+    assert tabular.kl(tabular.log_probs(trainer.model.eval()), world[0]) < 1e-6
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_an_adapter_that_rewrites_the_base_is_refused(tmp_path, start):
+    adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=start)
+    with pytest.raises(UserError, match=f"init_lora_weights={start} rewrites the base"):
+        make_trainer(tmp_path, [tabular.TableReward(None)], peft_config=adapter)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)}, "puts its own tokens"),
+        ({"peft_config": None}, "neither an adapter nor a path"),
+    ],
+)
+def test_policies_without_a_reference_are_refused(tmp_path, given, words):
+    with pytest.raises(UserError, match=words):
+        make_trainer(tmp_path, [tabular.TableReward(None)], **given)
+
+
+def test_a_reward_function_that_forgets_to_return_is_named(tmp_path):
+    def forgets(completions, **_):
+        pass
+
+    with pytest.raises(UserError, match="'forgets' returned None"):
+        make_trainer(tmp_path, [forgets]).train()
+
+
+def test_rewards_and_advantages_wear_their_settings(tmp_path, world):
+    """R - kl_coef KL at the first step, returns against the double loop for gae_lambda < 1, mean 0 and sd 1."""
+    table = tabular.TableReward(world[1] @ LAM)
+    trainer = make_trainer(tmp_path, [table], kl_coef=0.25, gae_lambda=0.5)
+    torch.nn.init.normal_(trainer.critic.now[-1].weight, std=0.5)
+    trainer.model.train()
+    inputs = [{"prompt": prompt} for prompt in tabular.PROMPTS * 8]
+    with torch.no_grad():  # a policy that has moved, so that there is a KL
+        for name, weight in trainer.model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    values = {}
+    keep = trainer.critic.values
+    trainer.critic.values = lambda *rest: values.setdefault("V", keep(*rest))
+    batch = trainer._generate_and_score_completions(inputs)
+    mask, kl = batch["mask"], batch["old_logp"] - batch["ref_logp"]
+    rewards = -0.25 * kl * mask
+    ids = [row[:n].tolist() for row, n in zip(batch["completion_ids"], mask.sum(1), strict=True)]
+    score = table([row["prompt"] for row in inputs], ids)
+    rewards[torch.arange(len(ids)), mask.sum(1) - 1] += torch.tensor(score)
+    expected = torch.zeros_like(rewards)
+    for row, length in enumerate(mask.sum(1)):
+        advantage = 0.0
+        for t in reversed(range(length)):
+            following = values["V"][row, t + 1] if t + 1 < length else 0.0
+            advantage = rewards[row, t] + following - values["V"][row, t] + 0.5 * advantage
+            expected[row, t] = advantage
+    chosen = mask.bool()
+    expected = (expected - expected[chosen].mean()) / expected[chosen].std(correction=0)
+    torch.testing.assert_close(batch["advantages"][chosen], expected[chosen], rtol=1e-4, atol=1e-4)
+
+
+def test_two_processes_take_their_own_rewards_and_agree_on_the_rest(tmp_path):
+    """Each rank's scores are those of its own responses; one mean, one sd and one critic for both."""
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m", "tests.ppo.two_processes"]
+    done = subprocess.run([sys.executable, *launch, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert ranks[0]["responses"] != ranks[1]["responses"]
+    for rank in ranks:
+        assert rank["scores"] == pytest.approx(rank["looked_up"], abs=1e-5)
+    advantages = np.concatenate([rank["advantages"] for rank in ranks])
+    assert advantages.mean() == pytest.approx(0, abs=1e-5)
+    assert advantages.std() == pytest.approx(1, abs=1e-4)
+    assert abs(np.mean(ranks[0]["advantages"])) > 1e-4
+    for name in ("critic", "adapter", "critic/explained_variance", "loss/value_avg"):
+        assert ranks[0][name] == ranks[1][name]
+
+
+@pytest.mark.parametrize("num_generations", [1, 3])
+def test_every_iteration_gets_fresh_prompts_in_groups(num_generations):
+    """Hand arithmetic: 5 prompts, 2 per iteration, 4 passes; five iterations are two shuffled epochs."""
+    settings = {"prompts": 5, "per_iteration": 2, "repeats": 4, "iterations": 5, "seed": 0}
+    sampler = PromptSampler(num_generations=num_generations, **settings)
+    rows = np.array(list(sampler)).reshape(5, 4, 2, num_generations)
+    assert len(sampler) == rows.size
+    assert (rows == rows[:, :1, :, :1]).all()
+    prompts = rows[:, 0, :, 0].ravel().tolist()
+    assert sorted(prompts[:5]) == sorted(prompts[5:]) == [0, 1, 2, 3, 4]
+    assert prompts[:5] != prompts[5:]
+
+
+def test_responses_to_one_prompt_come_in_groups(tmp_path):
+    sampler = make_trainer(tmp_path, [tabular.TableReward(None)], num_generations=4)._get_train_sampler()
+    assert (np.array(list(sampler)).reshape(-1, 4).std(axis=1) == 0).all()
+
+
+def test_no_checkpoint_falls_within_an_iteration(tmp_path, world):
+    class Save(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_save = True
+
+    settings = {"save_strategy": "steps", "save_steps": 100, "total_episodes": 512, "logging_steps": 100}
+    trainer = make_trainer(tmp_path, [tabular.TableReward(world[1] @ LAM)], **settings)
+    trainer.add_callback(Save())
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]
+
+
+def test_settings_can_serve_two_trainers(tmp_path):
+    args = make_trainer(tmp_path, [tabular.TableReward(None)], total_episodes=1024).args
+    given = PPOConfig(output_dir=str(tmp_path), per_device_train_batch_size=8, num_train_epochs=3, **QUIET_CPU)
+    rest = {"args": given, "processing_class": tabular.tokenizer()}
+    steps = []
+    for prompts in (tabular.PROMPTS, tabular.PROMPTS * 2):
+        data = Dataset.from_dict({"prompt": prompts})
+        trainer = PPOTrainer(
+            tabular.model(), [tabular.TableReward(None)], train_dataset=data, peft_config=lora(), **rest
+        )
+        steps.append(trainer.args.max_steps)
+    assert steps == [12, 24]
+    assert args.max_steps == 16
 
 
 def test_rollouts_follow_p0_despite_the_models_own_decoding_defaults(tmp_path, world):
@@ -441,6 +598,15 @@ def test_missing_score_is_an_error_that_names_the_function(tmp_path):
         ({"entropy_coef": 0.01}, "entropy_coef=0.01 does nothing in PPOTrainer"),
         ({"num_ppo_epochs": 0}, "num_ppo_epochs=0"),
         ({"critic_trunk": "none"}, "critic_trunk=none is unknown"),
+        ({"beta": 0.05}, "beta=0.05 is GRPO's name; in PPOConfig give kl_coef"),
+        ({"epsilon": 0.1}, "in PPOConfig give cliprange"),
+        ({"num_iterations": 7}, "in PPOConfig give num_ppo_epochs"),
+        ({"scale_rewards": "group"}, "scale_rewards=group does nothing in PPOTrainer"),
+        ({"gae_lambda": 2.0}, "gae_lambda=2.0 is out of range"),
+        ({"cliprange": -0.2}, "cliprange=-0.2 is not positive"),
+        ({"total_episodes": 0}, "total_episodes=0 is not positive"),
+        ({"total_episodes": 10, "max_steps": 5}, "both say how long to train"),
+        ({"per_device_train_batch_size": 1}, "one response has no spread"),
         ({"critic_warmup_iterations": -1}, "critic_warmup_iterations=-1 is negative"),
         ({"reward_retries": -1}, "reward_retries=-1 is negative"),
         ({"save_total_limit": 1}, "save_total_limit=1 leaves no whole checkpoint"),

@@ -26,9 +26,12 @@ MEMBERS = {
     ],
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_save_checkpoint": ["self", "model", "trial"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_get_output_dir": ["self", "trial"],
 }
 ATTRIBUTES = [
     "_tokenizer",
+    "generation_config",
     "_step",
     "_metrics",
     "_logs",
