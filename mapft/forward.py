@@ -1,5 +1,6 @@
 """Where a model runs, and what a causal model is given in every pass."""
 
+import gc
 import inspect
 import os
 from typing import Any
@@ -15,6 +16,13 @@ def device() -> torch.device:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
+
+
+def give_back_memory() -> None:
+    """Free models that nothing refers to any more, cycles included, before the next one is loaded."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def model_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

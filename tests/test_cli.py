@@ -188,6 +188,8 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
             "asks for humour, which no reward scores (rewards: vowels, judge; palette:",
         ),
         (["palette=hhh_99"], "hhh_99"),
+        (["mode=sequential", "mode.order=[judge]"], "mode.order=judge is no order of the palette's values"),
+        (["mode.rounds=3"], "There is no setting mode.rounds; the settings here are name, reward_models."),
         (["dual.estimator=best"], "best"),
         (["model.path=/no/such/model"], "model.path=/no/such/model does not exist"),
         (["+rewards.third=foo"], "rewards.third=foo is no group of settings"),
@@ -264,6 +266,28 @@ def test_two_processes_share_one_run_folder(world, tmp_path):
     assert windows(folder)[1]["delta"]["vowels"] != 0
     logged = {line["step"]: line["map/lam/vowels"] for line in lines if "map/lam/vowels" in line}
     assert logged[13] == pytest.approx(windows(folder)[1]["lam"]["vowels"], rel=1e-6)
+
+
+def test_sequential_mode_runs_to_the_closing_table(world, tmp_path, capfd):
+    """Both values are visited; the report says why it ended, and the pictures are there."""
+    mode = [
+        "mode=sequential",
+        "mode.rounds=1",
+        "mode.stage_episodes=64",
+        "+palette.sd.judge=0.05",
+        "mode.order=[judge,vowels]",
+    ]
+    assert main(["run", *own(world, tmp_path, *SMALL, *mode, f"run_dir={tmp_path / 'run'}")]) == 0
+    printed = capfd.readouterr().out
+    assert "2 stages, 0 of them skipped: All rounds (1) are spent." in printed
+    summary = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert [stage["value"] for stage in summary["stages"]] == ["judge", "vowels"]
+    assert summary["lam"] == {stage["value"]: stage["lam"] for stage in summary["stages"]}
+    assert sorted(path.name for path in (tmp_path / "run" / "figures").glob("*.png")) == [
+        "stages.png",
+        "trajectories.png",
+    ]
+    assert (tmp_path / "run" / "adapter" / "adapter_model.safetensors").exists()
 
 
 def test_a_killed_job_goes_on_to_the_same_adapter(world, tmp_path, monkeypatch):

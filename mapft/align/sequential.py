@@ -25,6 +25,7 @@ from accelerate import PartialState
 
 from mapft.align.fit import ADAPTER, Aim, fit
 from mapft.config import Config, Residency, SequentialMode
+from mapft.forward import give_back_memory
 from mapft.palette import Palette, RewardMatrix, refine
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
@@ -87,6 +88,7 @@ class Sequential:
         while not ended(stages, order, mode):
             stages.append(self._visit(order[len(stages) % len(order)], stages, models))
             models.release()
+            give_back_memory()
             if PartialState().is_main_process:
                 record = {"order": order, "stages": [asdict(stage) for stage in stages]}
                 write_json(self.run / STAGES, record | {"end": ended(stages, order, mode)})
@@ -145,6 +147,7 @@ class Sequential:
         seed = derive_seed(config.seed, "samples")
         samples = draw(policy, tokenizer, pilot, how, how.samples_per_prompt, seed, on_batch)
         del policy
+        give_back_memory()
         samples[name] = models.score(name, samples["prompt"].tolist(), samples["response"].tolist())
         write_atomically(folder / "samples.parquet", lambda temporary: samples.to_parquet(temporary, index=False))
         return RewardMatrix(samples[[name]].to_numpy(), [name], samples["prompt_id"].to_numpy())
@@ -157,7 +160,7 @@ def ended(stages: list[Stage], order: list[str], mode: SequentialMode) -> str:
         if all(stage.violation_sd <= mode.tolerance for stage in last):
             return f"Every value is kept within {mode.tolerance:g} sd."
         return f"No stage would change a multiplier by {mode.smallest_step:g} per sd."
-    return f"The {mode.rounds} rounds are spent." if len(stages) >= mode.rounds * len(order) else ""
+    return f"All rounds ({mode.rounds}) are spent." if len(stages) >= mode.rounds * len(order) else ""
 
 
 def read_stages(run: Path) -> list[Stage]:

@@ -1,5 +1,6 @@
 """Truth: exact enumeration of the tabular world, where p_lam is known for every response; the uninterrupted run."""
 
+import gc
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mapft.align import sequential
+from mapft.align import fit, sequential
 from mapft.align.sequential import Sequential, Stage, decide, ended, read_stages
 from mapft.config import (
     AdapterConfig,
@@ -27,6 +28,7 @@ from mapft.config import (
 )
 from mapft.palette import RewardMatrix
 from mapft.rewards import parse
+from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.tracking import JsonLines
 from tests.ppo import tabular
@@ -142,7 +144,7 @@ def test_it_ends_when_a_whole_round_was_skipped_or_the_rounds_are_spent():
     assert ended([trained, kept, kept], order, mode) == "Every value is kept within 0.03 sd."
     assert ended([trained, kept, small], order, mode) == "No stage would change a multiplier by 0.02 per sd."
     assert ended([kept, trained, kept], order, mode) == ""
-    assert ended([trained] * 4, order, mode) == "The 2 rounds are spent."
+    assert ended([trained] * 4, order, mode) == "All rounds (2) are spent."
 
 
 def test_a_stage_asks_for_what_its_value_lacks_and_gives_back_what_it_has_too_much():
@@ -189,6 +191,33 @@ def test_a_killed_run_goes_on_to_the_same_stages_and_adapter(tmp_path, monkeypat
     assert len(told[0]) == 4
     whole, again = (load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("whole", "cut"))
     assert all(torch.equal(whole[key], again[key]) for key in whole)
+
+
+def test_one_policy_and_one_score_live_at_a_time(tmp_path, monkeypatch):
+    """Counted whenever a policy is loaded and whenever responses are scored."""
+    seen = {"policies": [], "scores": []}
+
+    def alive(kind):
+        gc.collect(0)
+        return sum(type(each).__name__ == kind for each in gc.get_objects())
+
+    def load(*args):
+        seen["policies"].append(alive("LlamaForCausalLM"))
+        return load_policy(*args)
+
+    score = RewardModels.score
+    monkeypatch.setattr(sequential, "load_policy", load)
+    monkeypatch.setattr(fit, "load_policy", load)
+    monkeypatch.setattr(
+        RewardModels, "score", lambda *rest: (score(*rest), seen["scores"].append(alive("FunctionScorer")))[0]
+    )
+    world = World(tmp_path, {"first": 0.3, "second": 1.0})
+    gc.collect()
+    before = alive("LlamaForCausalLM")
+    world.sequential(tmp_path / "run", RESUMED, {"every": 1}, **SHORT).train()
+    assert len(seen["policies"]) == 8
+    assert set(seen["policies"]) == {before}
+    assert set(seen["scores"]) == {1}
 
 
 def test_a_palette_that_p0_keeps_moves_nothing(tmp_path):

@@ -1,0 +1,64 @@
+"""Truth: the kernel's count of the most memory that a process held."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import BertConfig, BertForSequenceClassification
+
+from tests import worlds
+
+WORKER = """
+import json, resource, sys
+from mapft.cli import main
+code = main(sys.argv[1:])
+print(json.dumps({"code": code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A judge of 115 MB beside a policy of one."""
+    folder = tmp_path_factory.mktemp("world")
+    paths = worlds.build(folder)
+    wide = BertConfig.from_pretrained(paths["judge"], hidden_size=768, intermediate_size=3072, num_hidden_layers=4)
+    judge = BertForSequenceClassification(wide)
+    judge.save_pretrained(paths["judge"])
+    return paths | {"bytes": 4 * judge.num_parameters()}
+
+
+def peak(world, folder: Path, values: int, *mode: str) -> int:
+    """Bytes, of training with so many values, all judged by models of one size."""
+    overrides = ["experiment=own", f"model.path={world['model']}", f"data.path={world['prompts']}"]
+    overrides += ["data.column=question", "rewards=[]", "palette=custom", f"run_dir={folder}", f"output={folder}-store"]
+    for name in "abcdef"[:values]:
+        overrides += [f"+rewards.{name}.kind=classifier", f"+rewards.{name}.path={world['judge']}"]
+        overrides += [f"+rewards.{name}.label={'abcdef'.index(name) % 2}", f"+palette.sd.{name}=0.0"]
+    overrides += ["sampling.max_new_tokens=8", "trainer.per_device_train_batch_size=8", "trainer.total_episodes=32"]
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, "train", *overrides, *mode], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert measured["code"] == 0, done.stderr[-2000:]
+    return measured["peak"]
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_values(world, tmp_path):
+    """Sequential with 2 and with 6 values; resident models, for comparison, take four times a model more."""
+    sequential = [
+        "mode=sequential",
+        "mode.rounds=1",
+        "mode.stage_episodes=32",
+        "mode.tolerance=0",
+        "mode.smallest_step=0",
+    ]
+    two = peak(world, tmp_path / "two", 2, *sequential)
+    six = peak(world, tmp_path / "six", 6, *sequential)
+    assert six - two < world["bytes"]
+    resident = [peak(world, tmp_path / f"resident-{n}", n, "mode.reward_models=resident") for n in (2, 6)]
+    assert resident[1] - resident[0] > 2 * world["bytes"]
+    stages = json.loads((tmp_path / "six" / "sequential.json").read_text())["stages"]
+    assert [stage["value"] for stage in stages] == list("abcdef")
