@@ -4,8 +4,9 @@ import dataclasses
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from mapft import __version__
 from mapft.errors import UserError
@@ -28,8 +29,9 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
 {commands}
 
     metrics    what every number in logs.jsonl is
+    serve-rewards [rewards=[...]] [host=...] [port=...]    scores for policies on another machine (kind: remote)
 
-Every command but the last does what is missing before it and keeps what is there. Overrides are Hydra's:
+Every command of the first group does what is missing before it and keeps what is there. Overrides are Hydra's:
     mapft run                                           the embedded playground
     mapft run palette=hhh_60 seed=1
     mapft run experiment=own model.path=/my/model data.path=prompts.jsonl ...
@@ -56,10 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command, *overrides = words
     debug = "--debug" in overrides
     try:
-        if command not in COMMANDS:
-            raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
         settings = [word for word in overrides if word not in ("--debug", "--json")]
-        _run_hydra(COMMANDS[command][0], settings, as_json="--json" in overrides)
+        if command == "serve-rewards":
+            _with_hydra("serve", settings, _serve)
+        elif command in COMMANDS:
+            stage, as_json = COMMANDS[command][0], "--json" in overrides
+            _with_hydra("config", settings, lambda config: _execute(config, stage, as_json))
+        else:
+            raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
     except KeyboardInterrupt:
         print("Stopped; the same command continues where it was.", file=sys.stderr)
         return 130
@@ -99,10 +105,34 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _run_hydra(stage: str, overrides: list[str], as_json: bool) -> None:
+def _execute(settings: Any, stage: str, as_json: bool) -> None:
+    from omegaconf import OmegaConf
+
+    from mapft.config import Config
+
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, Config)
+    from mapft.stages import execute
+
+    execute(config, stage, as_json)
+
+
+def _serve(settings: Any) -> None:
+    from omegaconf import OmegaConf
+
+    from mapft.rewards import parse
+    from mapft.rewards.server import RewardServer
+
+    rewards: Any = OmegaConf.to_container(settings.rewards, resolve=True)
+    with RewardServer(parse(rewards), str(settings.host), int(settings.port)) as server:
+        host, port = server.server_address[:2]
+        print(f"Serving {', '.join(rewards)} at http://{host!s}:{port}/score/NAME", flush=True)
+        server.serve_forever()
+
+
+def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], None]) -> None:
     import hydra
     from hydra.core.config_store import ConfigStore
-    from omegaconf import DictConfig, OmegaConf
 
     from mapft.config import Config, SequentialMode, SimultaneousMode
     from mapft.paths import shipped
@@ -113,22 +143,22 @@ def _run_hydra(stage: str, overrides: list[str], as_json: bool) -> None:
     store.store(name="schema", node=Config)
     store.store(group="mode", name="simultaneous_schema", node=SimultaneousMode)
     store.store(group="mode", name="sequential_schema", node=SequentialMode)
-    failures: list[Exception] = []
+    failures: list[BaseException] = []
 
-    def job(settings: DictConfig) -> None:
+    def job(settings: Any) -> None:
         try:
-            config = OmegaConf.to_object(settings)
-            assert isinstance(config, Config)
-            from mapft.stages import execute
-
-            execute(config, stage, as_json)
+            do(settings)
         except Exception as error:
             failures.append(error)
 
     before, sys.argv = sys.argv, ["mapft", *overrides]
     try:
-        hydra.main(config_path=str(shipped("conf")), config_name="config", version_base="1.3")(job)()
+        hydra.main(config_path=str(shipped("conf")), config_name=config_name, version_base="1.3")(job)()
     finally:
         sys.argv = before
     if failures:
         raise failures[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

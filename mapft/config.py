@@ -93,12 +93,25 @@ class AdapterConfig:
         _require(self.r >= 1, "adapter.r", self.r, "at least 1")
 
 
+class Extract(StrEnum):
+    """What of a text is the prompt: all of it, the text between the first "Human:" and the first "Assistant:", or its
+    first 20 to 30 characters, where it has more than 30.
+    """
+
+    whole = "whole"
+    first_question = "first_question"
+    beginning = "beginning"
+
+
 @dataclass(kw_only=True)
 class DataConfig:
     """Prompts, split by their text: a prompt is either for pilot and training, or for evaluation."""
 
-    path: str  # .jsonl, .csv or .parquet, or playground:prompts
+    path: str  # .jsonl, .csv or .parquet, a folder or Hub id of a dataset, or playground:prompts
+    subset: str | None = None  # of a dataset: the folder in it, as load_dataset's data_dir
+    split: str = "train"  # of a dataset
     column: str = "prompt"  # texts, or lists of {"role", "content"} messages
+    extract: Extract = Extract.whole
     evaluation_fraction: float = 0.25  # share of distinct prompts held out
     pilot_prompts: int | None = 512  # of the training prompts, to solve lambda on; null: all
     max_prompt_tokens: int = 512  # longer prompts are refused with their number

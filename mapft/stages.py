@@ -9,6 +9,7 @@ the store beside the run folders too, so that runs which differ in the palette s
 import dataclasses
 import json
 import os
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -162,16 +163,21 @@ class Run:
             )
 
     def _score(self, samples: pd.DataFrame, what: str) -> pd.DataFrame:
+        """Every chunk of scores is kept in the store until all are there."""
         from mapft.rewards.scoring import score_texts
 
+        prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
+        keep = self.root / "store" / f"partial-{fingerprint(self.config.rewards, self.files, prompts, responses)}"
         with self.progress() as progress:
             matrix = score_texts(
                 self.scores,
-                samples["prompt"].tolist(),
-                samples["response"].tolist(),
+                prompts,
+                responses,
                 samples["prompt_id"].tolist(),
                 lambda name, done, total: progress(f"{what}: {name}", done, total),
+                keep,
             )
+        shutil.rmtree(keep)
         table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
         table.insert(0, "prompt_id", matrix.prompt_ids)
         return table

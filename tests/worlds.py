@@ -4,6 +4,8 @@ Everything is built in a folder given by the test, with random weights and token
 """
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import torch
@@ -75,6 +77,16 @@ def build(folder: Path) -> dict[str, Path]:
 def vowels(prompts: list[str], completions: list[str], **_: object) -> list[float]:
     """Share of vowels: a score for rewards.*.target=tests.worlds:vowels."""
     return [sum(c in "aeiou" for c in text) / (len(text) + 1) for text in completions]
+
+
+def counted(prompts: list[str], completions: list[str], **_: object) -> list[float]:
+    """Vowels, writing down what was asked in $ASKED; $DEADLY requests later the process kills itself."""
+    asked = Path(os.environ["ASKED"])
+    if os.environ["DEADLY"] and asked.exists() and len(asked.read_text().splitlines()) >= int(os.environ["DEADLY"]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    with asked.open("a") as file:
+        file.write(json.dumps(list(zip(prompts, completions, strict=True))) + "\n")
+    return vowels(prompts, completions)
 
 
 def broken(prompts: list[str], completions: list[str], **_: object) -> list[float]:

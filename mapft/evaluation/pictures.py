@@ -27,7 +27,8 @@ def trajectories(logs: Sequence[Path], targets: Mapping[str, float]) -> Figure:
     scored in it and leaves a gap.
     """
     lines, borders = _joined(logs)
-    names = sorted({key.removeprefix("map/lam/") for line in lines for key in line if key.startswith("map/lam/")})
+    logged = [key.removeprefix("map/lam/") for line in lines for key in line if key.startswith("map/lam/")]
+    names = [name for name in dict.fromkeys([*targets, *logged]) if name in logged]
     figure, axes = plt.subplots(
         2, len(names), figsize=(3.4 * len(names), 4.6), sharex=True, squeeze=False, layout="constrained"
     )

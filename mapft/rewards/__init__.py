@@ -12,7 +12,15 @@ import numpy as np
 
 from mapft.errors import UserError
 from mapft.rewards.classifier import ClassifierScore
+from mapft.rewards.coherence import CoherenceScore
+from mapft.rewards.diversity import DiversityScore
+from mapft.rewards.format import FormatScore
 from mapft.rewards.function import FunctionScore
+from mapft.rewards.keywords import KeywordsScore
+from mapft.rewards.length import LengthScore
+from mapft.rewards.perplexity import PerplexityScore
+from mapft.rewards.remote import RemoteScore
+from mapft.rewards.sentiment import SentimentScore
 
 
 class Scorer(Protocol):
@@ -37,7 +45,17 @@ class Scorer(Protocol):
 
 
 class Score(Protocol):
-    """The settings of a score; the same object serves pilot, training and evaluation."""
+    """The settings of a score, for pilot, training and evaluation alike. After its sign, higher is better."""
+
+    @property
+    def unit(self) -> str:
+        """Of the raw score."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest score, after the sign; infinite where there is none."""
+        ...
 
     def load(self, name: str) -> Scorer:
         """The scorer of value `name`, models on the best device here."""
@@ -52,7 +70,18 @@ class Score(Protocol):
         ...
 
 
-KINDS: dict[str, type] = {"classifier": ClassifierScore, "function": FunctionScore}
+KINDS: dict[str, type] = {
+    "classifier": ClassifierScore,
+    "coherence": CoherenceScore,
+    "diversity": DiversityScore,
+    "format": FormatScore,
+    "function": FunctionScore,
+    "keywords": KeywordsScore,
+    "length": LengthScore,
+    "perplexity": PerplexityScore,
+    "remote": RemoteScore,
+    "sentiment": SentimentScore,
+}
 
 
 def parse(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
@@ -69,7 +98,8 @@ def _parse_one(name: str, settings: dict[str, Any]) -> Score:
     kind = settings.pop("kind", None)
     if kind not in KINDS:
         raise UserError(f"rewards.{name}.kind={kind} is unknown; use one of {', '.join(KINDS)}.")
-    known = {f.name: f.default is dataclasses.MISSING for f in dataclasses.fields(KINDS[kind])}
+    fields = dataclasses.fields(KINDS[kind])
+    known = {f.name: f.default is f.default_factory is dataclasses.MISSING for f in fields}
     unknown = settings.keys() - known.keys()
     if unknown:
         raise UserError(

@@ -1,9 +1,12 @@
-"""Any Python function f(prompts, completions) -> list of floats as a score."""
+"""Any Python function f(prompts, completions) -> list of floats as a score, sync or async."""
 
+import asyncio
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +15,21 @@ from mapft.errors import UserError
 
 @dataclass(frozen=True)
 class FunctionScore:
-    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...])[n]; target is written module:function."""
+    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...])[n]; target is written module:function.
+
+    unit, low, high: what the function's own numbers are, and between which they lie (null: unbounded).
+    """
 
     target: str
     sign: float = 1.0
+    unit: str = "score"
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        low, high = (-np.inf if self.low is None else self.low), (np.inf if self.high is None else self.high)
+        return (min(self.sign * low, self.sign * high), max(self.sign * low, self.sign * high))
 
     def load(self, name: str) -> "FunctionScorer":
         return FunctionScorer(name, self)
@@ -41,7 +55,7 @@ class FunctionScorer:
         self.name, self.settings = name, settings
         module, _, attribute = settings.target.partition(":")
         try:
-            self.function: Callable[..., Sequence[float]] = getattr(importlib.import_module(module), attribute)
+            self.function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
         except Exception as error:
             raise UserError(
                 f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
@@ -57,7 +71,8 @@ class FunctionScorer:
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
         try:
-            scores = self.function(prompts=list(prompts), completions=list(responses))
+            given = self.function(prompts=list(prompts), completions=list(responses))
+            scores: Sequence[float] = asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given
         except Exception as error:
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "
@@ -69,3 +84,7 @@ class FunctionScorer:
                 "responses; return one per response."
             )
         return self.settings.sign * np.asarray(scores, dtype=float)
+
+
+async def _awaited(given: Any) -> Any:
+    return await given

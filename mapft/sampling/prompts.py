@@ -1,23 +1,23 @@
 """Prompts from a file, and their split by text into training and evaluation."""
 
 import json
+from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from mapft.config import DataConfig
+from mapft.config import DataConfig, Extract
 from mapft.errors import UserError
 from mapft.paths import resolve
 
+FILES = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
 def load_prompts(data: DataConfig) -> list[Prompt]:
-    """The distinct prompts of the file, in its order: texts, or lists of messages. Raises UserError row by row."""
+    """The distinct prompts, in their order: texts, or lists of messages. Raises UserError row by row."""
     path = Path(resolve(data.path)).expanduser()
-    if not path.is_file():
-        raise UserError(f"data.path={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts.")
-    rows = _read(path, data)
+    rows = _read(path, data) if path.is_file() else _read_dataset(str(path), data)
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(rows, 1):
         if data.column not in row:
@@ -25,7 +25,9 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
                 f"Row {number} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
                 "set data.column to the one that holds the prompts."
             )
-        prompts.setdefault(text_of(_checked(row[data.column], number, data)), row[data.column])
+        prompt = extracted(_checked(row[data.column], number, data), data.extract)
+        if prompt is not None:
+            prompts.setdefault(text_of(prompt), prompt)
     if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
         raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
     if len(prompts) < 2:
@@ -34,6 +36,31 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
             "evaluate on."
         )
     return list(prompts.values())
+
+
+def extracted(prompt: Prompt, extract: Extract) -> Prompt | None:
+    """The part of a text that is the prompt; None where it has none."""
+    if extract is Extract.whole or not isinstance(prompt, str):
+        return prompt
+    if extract is Extract.first_question:
+        question = prompt.partition("Human:")[2].partition("Assistant:")[0].strip()
+        return question or None
+    length = 20 + blake2b(prompt.encode("utf-8", "replace"), digest_size=1).digest()[0] % 11
+    return prompt[:length] if len(prompt) > 30 else None
+
+
+def _read_dataset(path: str, data: DataConfig) -> Iterable[dict[str, Any]]:
+    """Rows of a dataset in a folder or on the Hub."""
+    if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILES:
+        raise UserError(
+            f"data.path={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
+        )
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(path, data_dir=data.subset, split=data.split)
+    except Exception as error:  # datasets raises its own, the hub's, and ValueError
+        raise UserError(f"data.path={data.path} holds no dataset that loads: {error}") from error
 
 
 def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
@@ -88,7 +115,10 @@ def split(prompts: list[Prompt], evaluation_fraction: float) -> tuple[list[Promp
     The hash also orders each side, so the first n prompts of a side are a random sample of it. When the hash leaves a
     side empty (few prompts), its nearest neighbour is moved over.
     """
-    place = {text_of(p): int.from_bytes(blake2b(text_of(p).encode(), digest_size=8).digest()) / 2**64 for p in prompts}
+    place = {
+        text_of(p): int.from_bytes(blake2b(text_of(p).encode("utf-8", "replace"), digest_size=8).digest()) / 2**64
+        for p in prompts
+    }
     ordered = sorted(prompts, key=lambda prompt: place[text_of(prompt)])
     held_out = sum(place[text_of(p)] < evaluation_fraction for p in ordered)
     held_out = min(max(held_out, 1), len(ordered) - 1)

@@ -35,8 +35,13 @@ def peak(world, folder: Path, values: int, *mode: str) -> int:
     overrides += ["data.column=question", "rewards=[]", "palette=custom", f"run_dir={folder}", f"output={folder}-store"]
     for name in "abcdef"[:values]:
         overrides += [f"+rewards.{name}.kind=classifier", f"+rewards.{name}.path={world['judge']}"]
-        overrides += [f"+rewards.{name}.label={'abcdef'.index(name) % 2}", f"+palette.sd.{name}=0.0"]
-    overrides += ["sampling.max_new_tokens=8", "trainer.per_device_train_batch_size=8", "trainer.total_episodes=32"]
+        overrides += [f"+rewards.{name}.template='{name} {{prompt}}{{response}}'", f"+palette.sd.{name}=0.05"]
+    overrides += [
+        "sampling.max_new_tokens=8",
+        "trainer.per_device_train_batch_size=8",
+        "trainer.total_episodes=32",
+        "dual.if_unattainable=nearest",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", WORKER, "train", *overrides, *mode], capture_output=True, text=True, check=False
     )

@@ -10,6 +10,9 @@ class Fixed:
         self.scores, self.nbytes = np.array(scores), nbytes
         self.where, self.moves = "device", 0
 
+    unit = "score"
+    bounds = (-np.inf, np.inf)
+
     def load(self, name):
         return self
 

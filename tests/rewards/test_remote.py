@@ -1,0 +1,168 @@
+"""A real server over real sockets. Truth: the scores that the same settings give here; what is on disk."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import httpx
+import numpy as np
+import pytest
+
+from mapft.cli import main
+from mapft.errors import UserError
+from mapft.rewards import parse, remote
+from mapft.rewards.server import MOST_BYTES, RewardServer
+from tests import worlds
+
+VOWELS = {"kind": "function", "target": "tests.worlds:vowels"}
+
+
+@pytest.fixture
+def serving():
+    servers = []
+
+    def start(rewards, **more):
+        server = RewardServer(parse(rewards), **more)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def ask(url, responses=("aa", "b"), **more):
+    return (
+        parse({"v": {"kind": "remote", "url": url, "retries": 0} | more})["v"]
+        .load("v")
+        .score(["p"] * len(responses), responses)
+    )
+
+
+def test_remote_scores_are_the_servers(serving):
+    url = serving({"vowels": VOWELS})
+    texts = [f"text {i} aeiou" * (i % 5) for i in range(30)]
+    here = parse({"v": VOWELS})["v"].load("v").score([""] * 30, texts)
+    np.testing.assert_array_equal(ask(f"{url}/score/vowels", texts, batch=7, sign=-1), -here)
+    assert httpx.get(url).json() == {"values": {"vowels": "score"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status"),
+    [
+        ("/score/nothing", {"json": {"prompts": [], "responses": []}}, 404),
+        ("/score/../../etc/passwd", {"json": {"prompts": [], "responses": []}}, 404),
+        ("/score/vowels", {"content": b"not json"}, 400),
+        ("/score/vowels", {"json": []}, 400),
+        ("/score/vowels", {"json": {"prompts": ["a"], "responses": []}}, 400),
+        ("/score/vowels", {"json": {"prompts": [1], "responses": [2]}}, 400),
+        ("/score/vowels", {"content": b"[" * 100_000}, 400),
+        ("/score/vowels", {"json": {"prompts": ["a"] * 5000, "responses": ["b"] * 5000}}, 413),
+        ("/score/broken", {"json": {"prompts": ["a"] * 3, "responses": ["b"] * 3}}, 422),
+    ],
+)
+def test_a_bad_request_is_refused_with_a_sentence_and_the_server_lives(serving, path, request_, status):
+    url = serving({"vowels": VOWELS, "broken": {"kind": "function", "target": "tests.worlds:broken"}})
+    answer = httpx.post(url + path, **request_)
+    assert answer.status_code == status
+    assert answer.json()["error"].endswith(".")
+    assert ask(f"{url}/score/vowels").tolist() == [2 / 3, 0.0]
+
+
+@pytest.mark.parametrize(("length", "status"), [(MOST_BYTES + 1, 413), (-5, 413), ("many", 411)])
+def test_a_request_of_impossible_length_is_refused_unread(serving, length, status):
+    url = serving({"vowels": VOWELS})
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10) as connection:
+        connection.sendall(f"POST /score/vowels HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+        assert connection.recv(64).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_token_is_asked_for_and_never_shown(serving, monkeypatch, capfd):
+    monkeypatch.setenv(remote.TOKEN, "open-sesame")
+    url = serving({"vowels": VOWELS})
+    assert ask(f"{url}/score/vowels")[0] == 2 / 3
+    assert httpx.get(url).status_code == 401
+    monkeypatch.setenv(remote.TOKEN, "wrong")
+    with pytest.raises(UserError, match="status 401") as caught:
+        ask(f"{url}/score/vowels")
+    assert "wrong" not in str(caught.value).replace("missing or wrong", "")
+    assert "sesame" not in str(caught.value) + "".join(capfd.readouterr())
+
+
+def test_another_address_needs_a_token(monkeypatch):
+    monkeypatch.delenv(remote.TOKEN, raising=False)
+    with pytest.raises(UserError, match="can be reached from elsewhere"):
+        RewardServer(parse({"vowels": VOWELS}), host="0.0.0.0")
+
+
+def test_failures_are_tried_again_and_then_told_once(monkeypatch):
+    """A port where nobody listens, then one that begins to."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(UserError, match=r"gave no scores after 4 tries \(ConnectError"):
+        ask(f"http://127.0.0.1:{port}/score/vowels", retries=3)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.5)
+    server = []
+
+    def later():
+        time.sleep(0.7)
+        server.append(RewardServer(parse({"vowels": VOWELS}), port=port))
+        server[0].serve_forever()
+
+    threading.Thread(target=later, daemon=True).start()
+    assert ask(f"http://127.0.0.1:{port}/score/vowels", retries=5)[0] == 2 / 3
+    server[0].shutdown()
+    server[0].server_close()
+
+
+def test_a_server_killed_in_mid_run_costs_nothing_that_was_scored(tmp_path, monkeypatch, capfd):
+    """The server writes down what it is asked for and dies at its third request; the run is repeated with another."""
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr("mapft.rewards.scoring.CHUNK", 32)
+    paths = worlds.build(tmp_path)
+    asked = tmp_path / "asked.jsonl"
+
+    def serve(port=0, deadly=""):
+        more = {"ASKED": str(asked), "DEADLY": deadly, "PYTHONUNBUFFERED": "1"}
+        target = "+rewards.counted={kind: function, target: 'tests.worlds:counted'}"
+        command = [sys.executable, "-m", "mapft.cli", "serve-rewards", "rewards=[]", target, f"port={port}"]
+        process = subprocess.Popen(command, env=os.environ | more, stdout=subprocess.PIPE, text=True)
+        return process, int(process.stdout.readline().split("127.0.0.1:")[1].split("/")[0])
+
+    process, port = serve(deadly="2")
+    overrides = [
+        "experiment=own",
+        f"model.path={paths['model']}",
+        f"data.path={paths['prompts']}",
+        "data.column=question",
+    ]
+    overrides += [
+        "rewards=[]",
+        "+rewards.there.kind=remote",
+        f"+rewards.there.url=http://127.0.0.1:{port}/score/counted",
+    ]
+    overrides += ["+rewards.there.batch=32", "+rewards.there.retries=2", "palette=custom", "+palette.sd.there=0.1"]
+    overrides += ["sampling.max_new_tokens=4", f"output={tmp_path / 'runs'}"]
+    try:
+        assert main(["score", *overrides]) == 2
+        told = capfd.readouterr().err
+        assert told.count("gave no scores after 3 tries") == 1
+        assert process.wait(10) == -signal.SIGKILL
+        process.stdout.close()
+        process, _ = serve(port)
+        assert main(["score", *overrides]) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    rows = [tuple(row) for line in asked.read_text().splitlines() for row in json.loads(line)]
+    assert len(rows) == 18 * 8  # training prompts of the 24, 8 samples each: every one asked for once
