@@ -93,6 +93,14 @@ class AdapterConfig:
         _require(self.r >= 1, "adapter.r", self.r, "at least 1")
 
 
+class TooLong(StrEnum):
+    """What to do with a prompt over max_prompt_tokens: stop and name it, leave it out, or keep its last tokens."""
+
+    stop = "stop"
+    drop = "drop"
+    cut = "cut"
+
+
 class Extract(StrEnum):
     """What of a text is the prompt: all of it, the text between the first "Human:" and the first "Assistant:", or its
     first 20 to 30 characters, where it has more than 30.
@@ -114,7 +122,8 @@ class DataConfig:
     extract: Extract = Extract.whole
     evaluation_fraction: float = 0.25  # share of distinct prompts held out
     pilot_prompts: int | None = 512  # of the training prompts, to solve lambda on; null: all
-    max_prompt_tokens: int = 512  # longer prompts are refused with their number
+    max_prompt_tokens: int = 512
+    too_long: TooLong = TooLong.stop
 
     def __post_init__(self) -> None:
         fraction = self.evaluation_fraction

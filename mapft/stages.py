@@ -23,7 +23,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mapft.config import Config, EstimatorName, Quantization, SequentialMode, Unattainable, fingerprint
+from mapft.config import Config, EstimatorName, Quantization, SequentialMode, TooLong, Unattainable, fingerprint
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
@@ -72,7 +72,15 @@ class Run:
     def prompts(self) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
         """(training, pilot, evaluation); the pilot's are training prompts, evaluation's are never seen before."""
         data = self.config.data
-        training, held_out = split(load_prompts(data), data.evaluation_fraction)
+        prompts = load_prompts(data)
+        if data.too_long is not TooLong.stop:
+            from mapft.sampling.generate import shortened
+            from mapft.sampling.models import load_tokenizer
+
+            total, (prompts, long) = len(prompts), shortened(prompts, load_tokenizer(self.config.model), data)
+            what = f"{long} of {total} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
+            self.console.print(f"{what}: {data.too_long.value}.", soft_wrap=True)
+        training, held_out = split(prompts, data.evaluation_fraction)
         return training, training[: data.pilot_prompts], held_out[: self.config.evaluation.prompts]
 
     @contextmanager

@@ -54,6 +54,14 @@ def test_the_papers_questions_are_the_first_of_each_dialogue(datasets):
     assert len(prompts) == 8
 
 
+def test_long_prompts_are_reported(models, datasets, tmp_path, capfd):
+    overrides = ["experiment=own", "model=opt_1_3b", "data=hh_harmless", "rewards=[brief]", "palette=custom"]
+    overrides += [f"model.path={models[1]['opt_1_3b']}", f"data.path={datasets / 'hh'}", "+palette.sd.brief=0.1"]
+    overrides += ["data.max_prompt_tokens=20", "sampling.max_new_tokens=4", f"output={tmp_path}"]
+    assert main(["sample", *overrides]) == 0
+    assert "prompts are longer than data.max_prompt_tokens=20: cut." in capfd.readouterr().out
+
+
 def test_the_papers_reviews_are_beginnings_of_20_to_30_characters(datasets):
     data = DataConfig(path=str(datasets / "imdb"), split="test", column="text", extract=Extract.beginning)
     prompts = load_prompts(data)
@@ -93,6 +101,7 @@ def test_presets_run_from_samples_to_lambda(models, datasets, tmp_path, capfd, m
     assert main(["solve", *overrides, "--json"]) == 0, capfd.readouterr().err
     solution = json.loads(capfd.readouterr().out)
     assert list(solution["lam"]) == list(values)
+    assert len(pd.read_parquet(tmp_path / "samples.parquet")["prompt"].unique()) >= 6
     assert solution["status"] == "optimal"
     scores = pd.read_parquet(tmp_path / "scores.parquet")
     assert list(scores.columns) == ["prompt_id", *values]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from mapft.config import DataConfig, SamplingConfig
+from mapft.config import DataConfig, SamplingConfig, TooLong
 from mapft.errors import UserError
 from mapft.forward import model_inputs
 from mapft.sampling.models import base_policy
@@ -36,6 +36,34 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> T
         else:
             ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
     return Tokenized(ids, [text_of(prompt) for prompt in prompts])
+
+
+def shortened(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> tuple[list[Prompt], int]:
+    """The prompts within data.max_prompt_tokens, the longer ones treated as data.too_long says, and how many those are.
+
+    A text that is cut keeps its last tokens, so that the question before the answer stays; messages are left out.
+    """
+    limit, kept, long = data.max_prompt_tokens, [], 0
+    if data.too_long is TooLong.stop:
+        return list(prompts), 0
+    for prompt, ids in zip(prompts, tokenize(prompts, tokenizer).ids, strict=True):
+        if len(ids) <= limit:
+            kept.append(prompt)
+            continue
+        long += 1
+        if data.too_long is TooLong.cut and isinstance(prompt, str):
+            kept.append(_cut(prompt, tokenizer, limit))
+    return kept, long
+
+
+def _cut(prompt: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
+    for keep in range(limit, 0, -1):  # the shorter text may split into other tokens, and more of them
+        text = tokenizer.decode(tokenizer(prompt, add_special_tokens=False)["input_ids"][-keep:])
+        if len(tokenizer(text)["input_ids"]) <= limit:
+            return text
+    return prompt[-1:]
 
 
 def refuse_long(prompts: Tokenized, policy: Any, data: DataConfig, sampling: SamplingConfig) -> None:

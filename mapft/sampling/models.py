@@ -23,6 +23,21 @@ from mapft.paths import existing_or_hub
 TUNED = "tuned"  # name of a run's adapter
 
 
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, padding on the left."""
+    path = existing_or_hub(model.path, "model.path")
+    options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"model.path={model.path} holds no tokenizer that loads: {error}") from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response could end; add one to it.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
 def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Base policy p0 on this process's device, and its tokenizer padding on the left.
 
@@ -33,7 +48,6 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     dtype = ("bfloat16" if half else "float32") if model.dtype == Dtype.auto else model.dtype.value
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
         policy, loading = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, dtype),
@@ -56,10 +70,7 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
             f"model.path={model.path} lacks weights ({sorted(loading['missing_keys'])[0]} and "
             f"{len(loading['missing_keys']) - 1} more), which would be random; give a causal language model."
         )
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response could end; add one to it.")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer = load_tokenizer(model)
     neutralize_decoding(policy, tokenizer)
     if model.adapter is not None:
         policy = _with_trained_adapter(policy, existing_or_hub(model.adapter, "model.adapter"))

@@ -7,9 +7,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from mapft.config import DataConfig, ModelConfig, SamplingConfig
+from mapft.config import DataConfig, ModelConfig, SamplingConfig, TooLong
 from mapft.errors import UserError
-from mapft.sampling.generate import draw, refuse_long, tokenize
+from mapft.sampling.generate import draw, refuse_long, shortened, tokenize
 from mapft.sampling.models import TUNED, load_policy
 from tests.ppo import tabular
 
@@ -37,6 +37,22 @@ def test_samples_follow_p0_whatever_the_models_own_defaults(world):
         mean = (p0 * truth).sum()
         error = np.sqrt((p0 * truth**2).sum() - mean**2) / np.sqrt(16000)
         assert abs(table[column].mean() - mean) < 4 * error
+
+
+@pytest.mark.parametrize(
+    ("how", "expected", "long"),
+    [
+        (TooLong.stop, ["a", "a b c d", [{"role": "user", "content": "a b c d"}]], 0),
+        (TooLong.drop, ["a"], 2),
+        (TooLong.cut, ["a", "c d"], 2),
+    ],
+)
+def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, how, expected, long):
+    _, tokenizer, _ = world
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    data = DataConfig(path="x", max_prompt_tokens=2, too_long=how)
+    prompts = ["a", "a b c d", [{"role": "user", "content": "a b c d"}]]
+    assert shortened(prompts, tokenizer, data) == (expected, long)
 
 
 def test_same_seed_same_draws_and_another_seed_others(world):
