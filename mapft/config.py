@@ -76,6 +76,7 @@ class ModelConfig:
     dtype: Dtype = Dtype.auto
     quantization: Quantization = Quantization.none
     attn_implementation: str | None = None  # null: transformers' choice
+    allow_pickle: bool = False  # load weights from a pickle file too, which can run code; false: safetensors only
     trust_remote_code: bool = False
 
 
@@ -211,11 +212,11 @@ class SimultaneousMode(ModeConfig):
 class SequentialMode(ModeConfig):
     """One value after the other, each against the policy of the stage before; one reward model in memory."""
 
-    order: list[str] | None = None  # of the values with a target; null: as in rewards
+    order: list[str] | None = None  # of the values with a target; null: as in the palette
     rounds: int = 4  # visits to every value, at most
-    tolerance: float = 0.03  # sd; a value that is kept this closely is not trained on
+    tolerance: float = 0.03  # sd; a value kept this closely, or within its samples' error, is not trained on
     smallest_step: float = 0.02  # 1/sd; a smaller change of lam_i is not worth a stage
-    stage_episodes: int = 8192  # responses that a stage trains on
+    stage_episodes: int = 8192  # responses that a stage trains on, at a learning rate in proportion to its step
 
     def __post_init__(self) -> None:
         _require(self.rounds >= 1, "mode.rounds", self.rounds, "at least 1")

@@ -268,6 +268,21 @@ def test_two_processes_share_one_run_folder(world, tmp_path):
     assert logged[13] == pytest.approx(windows(folder)[1]["lam"]["vowels"], rel=1e-6)
 
 
+def test_two_processes_take_the_same_stages(world, tmp_path):
+    """Sequential mode under two processes: one set of stages, one adapter, and a table at the end."""
+    command = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m", "mapft.train"]
+    mode = ["mode=sequential", "mode.rounds=2", "mode.tolerance=0", "mode.smallest_step=0", "mode.stage_episodes=64"]
+    overrides = own(world, tmp_path, *SMALL, *mode, "+palette.sd.judge=0.05", f"run_dir={tmp_path / 'run'}")
+    done = subprocess.run([sys.executable, *command, *overrides], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Promised and realized") == 1
+    stages = json.loads((tmp_path / "run" / "sequential.json").read_text())["stages"]
+    assert [stage["value"] for stage in stages] == ["vowels", "judge"] * 2
+    assert any(not stage["skipped"] for stage in stages)
+    for stage in stages:
+        assert (tmp_path / "run" / stage["folder"] / "adapter").exists() != stage["skipped"]
+
+
 def test_sequential_mode_runs_to_the_closing_table(world, tmp_path, capfd):
     """Both values are visited; the report says why it ended, and the pictures are there."""
     mode = [

@@ -23,7 +23,7 @@ import torch
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from trl import GRPOTrainer
@@ -91,6 +91,8 @@ class PPOTrainer(GRPOTrainer):
         if args.eval_steps:  # the best model so far is saved where it is evaluated
             every = args.eval_steps if args.eval_steps >= 1 else args.eval_steps * args.max_steps
             args.eval_steps = math.ceil(every / args.steps_per_iteration) * args.steps_per_iteration
+        # TRL's copy of a trained adapter leaves out embeddings, and over a quantised base it rounds what it trains.
+        given = adapter_state(model) if isinstance(model, PeftModel) else {}
         several = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         named = [named_failures(function, args.reward_retries) for function in several]
         super().__init__(model, named, args=args, train_dataset=train_dataset, **kwargs)
@@ -99,6 +101,8 @@ class PPOTrainer(GRPOTrainer):
         if isinstance(self.model, PeftModel):  # over a quantised base TRL makes it bf16, where small steps are lost
             for parameter in filter(lambda p: p.requires_grad, self.model.parameters()):
                 parameter.data = parameter.data.float()
+            for name in ("default", "ref") if given else ():
+                set_peft_model_state_dict(self.model, given, adapter_name=name)
         if args.disable_dropout:
             for each in filter(None, (self.model, self.ref_model)):
                 switch_off_dropout(each)
@@ -441,6 +445,12 @@ class PPOTrainer(GRPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.critic.load(Path(checkpoint))
+
+
+def adapter_state(model: PeftModel) -> dict[str, Tensor]:
+    """A copy of the adapter's numbers as they are."""
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    return {name: array.detach().clone() for name, array in state.items()}
 
 
 def refuse_what_ppo_cannot_do(model: Any, options: dict[str, Any]) -> None:

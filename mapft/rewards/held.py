@@ -77,9 +77,8 @@ def estimated_nbytes(settings: Any, auto: Any) -> int:
     try:
         config = AutoConfig.from_pretrained(existing_or_hub(settings.path, "path"), **_options(settings))
         with torch.device("meta"):
-            model = auto.from_config(
-                config, trust_remote_code=settings.trust_remote_code, dtype=config.dtype or torch.float32
-            )
+            kept = (config.dtype or torch.float32) if settings.dtype == "auto" else getattr(torch, settings.dtype)
+            model = auto.from_config(config, trust_remote_code=settings.trust_remote_code, dtype=kept)
     except (OSError, ValueError):
         return 0
     return sum(p.numel() * p.element_size() for p in model.parameters())

@@ -1,5 +1,6 @@
 """Reward models in memory: which of them, where, and how many at most."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -16,13 +17,12 @@ class RewardModels:
     """The scorers of several values, each loaded when it first scores.
 
     resident: all stay on the device. offload: all stay in host memory and come to the device to score.
-    one_at_a_time: each is loaded from disk to score and dropped before the next. auto: `choose`.
-    most: how many may be in memory; one more is refused with an error, not silently swapped.
+    one_at_a_time: each is loaded from disk to score and dropped before the next. auto: `choose`, at the first score,
+    when the policy is in memory already. most: how many may be in memory; one more is an error, not a silent swap.
     """
 
     def __init__(self, scores: Mapping[str, Score], residency: Residency = Residency.auto, most: int | None = None):
-        self.scores, self.most = scores, most
-        self.residency = choose(scores) if residency is Residency.auto else residency
+        self.scores, self.most, self.residency = scores, most, residency
         self._loaded: dict[str, Scorer] = {}
 
     def __len__(self) -> int:
@@ -36,6 +36,8 @@ class RewardModels:
 
     def score(self, name: str, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Raw scores r_i(x, y) of one value, (N,) float64, all finite."""
+        if self.residency is Residency.auto:
+            self.residency = choose(self.scores)
         scorer = self._get(name)
         if self.residency is Residency.offload:
             scorer.to_device()
@@ -81,6 +83,6 @@ def _free() -> tuple[int, int | None]:
 
     from mapft.forward import device
 
-    host = psutil.virtual_memory().available
+    host = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes share it
     where = device()
     return (host, None) if where.type == "cpu" else (torch.cuda.mem_get_info(where)[0], host)

@@ -1,6 +1,7 @@
 """Truth: exact enumeration of the tabular world, where p_lam is known for every response; the uninterrupted run."""
 
 import gc
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,7 @@ def test_without_the_correction_the_cycle_stops_at_the_wrong_point(tmp_path, mon
     """The literal theorem: no increment below 0."""
     right = sequential.refine
     wrong = lambda rows, palette, lam: replace(  # noqa: E731
-        found := right(rows, palette, lam), delta={name: max(delta, 0.0) for name, delta in found.delta.items()}
+        found := right(rows, palette, lam), lam={name: max(found.lam[name], lam[name]) for name in lam}
     )
     monkeypatch.setattr(sequential, "refine", wrong)
     world = World(tmp_path, {"first": 0.3, "second": 1.0})
@@ -132,8 +133,35 @@ def test_without_the_correction_the_cycle_stops_at_the_wrong_point(tmp_path, mon
     assert tabular.kl(world.log_probs(tmp_path / "run" / "adapter"), world.log_p_lam) > 0.06
 
 
+def flat(prompts, completions):
+    """A score that is always the same."""
+    return [0.25] * len(completions)
+
+
+def of_prompts(prompts, completions):
+    """A score that no policy can move."""
+    return [float(tabular.PROMPTS.index(prompt)) for prompt in prompts]
+
+
+@pytest.mark.parametrize(("still", "end"), [(flat, "is kept within"), (of_prompts, "though it misses of_prompts")])
+def test_a_value_that_nothing_moves_is_passed_over(tmp_path, still, end):
+    world = World(tmp_path, {"first": 0.3, "second": 0.0})
+    mode = SHORT | {"rounds": 9, "tolerance": 0.5, "smallest_step": 0.0}
+    sequence = world.sequential(tmp_path / "run", TRAINER | QUIET, {"every": None}, **mode)
+    values = [float(score) for score in still(tabular.PROMPTS, ["a"] * 8)]
+    targets = {"first": -5.0, still.__name__: values[0] if still is flat else max(values)}
+    kinds = parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in targets})
+    sd = {"first": 1.0, still.__name__: float(np.std(values))}
+    replace(sequence, targets=targets, sd=sd, scores=kinds).train()
+    record = json.loads((tmp_path / "run" / "sequential.json").read_text())
+    assert end in record["end"]
+    assert all(stage["skipped"] for stage in record["stages"])
+
+
 def stage(value, violation, skipped, lam=0.0):
-    return Stage(value, "stages/x", violation, violation, lam, 0.0, 1.0, 100.0, skipped, lam, 1.0)
+    return Stage(
+        value, "stages/x", violation, violation, 0.01, lam, lam, 1.0, 100.0, violation <= 0.03, skipped, lam, 1.0
+    )
 
 
 def test_it_ends_when_a_whole_round_was_skipped_or_the_rounds_are_spent():
@@ -141,8 +169,12 @@ def test_it_ends_when_a_whole_round_was_skipped_or_the_rounds_are_spent():
     trained, kept, small = stage("a", 0.5, False), stage("b", 0.01, True), stage("a", 0.1, True)
     assert ended([], order, mode) == ""
     assert ended([trained, kept], order, mode) == ""
-    assert ended([trained, kept, kept], order, mode) == "Every value is kept within 0.03 sd."
-    assert ended([trained, kept, small], order, mode) == "No stage would change a multiplier by 0.02 per sd."
+    assert ended([trained, kept, kept], order, mode) == (
+        "Every value is kept within 0.03 sd, or within the standard error of the samples."
+    )
+    assert ended([trained, kept, small], order, mode) == (
+        "No stage would change a multiplier by 0.02 per sd, though it misses a."
+    )
     assert ended([kept, trained, kept], order, mode) == ""
     assert ended([trained] * 4, order, mode) == "All rounds (2) are spent."
 
@@ -151,10 +183,11 @@ def test_a_stage_asks_for_what_its_value_lacks_and_gives_back_what_it_has_too_mu
     """Gaussian scores of variance 1: delta = c - mean, but never below -lam."""
     scores_N = np.random.default_rng(0).standard_normal((40_000, 1))
     rows = RewardMatrix(scores_N, ["a"], np.arange(40_000) // 40)
-    assert decide(rows, 0.5, 1.0, before=0.0)["delta"] == pytest.approx(0.5, abs=0.03)
-    assert decide(rows, -0.5, 1.0, before=2.0)["delta"] == pytest.approx(-0.5, abs=0.03)
+    assert decide(rows, 0.5, 1.0, before=0.0)["asked"] == pytest.approx(0.5, abs=0.03)
+    assert decide(rows, -0.5, 1.0, before=2.0)["asked"] == pytest.approx(1.5, abs=0.03)
     over = decide(rows, -0.5, 1.0, before=0.2)
-    assert over["delta"] == pytest.approx(-0.2, abs=1e-9)
+    assert over["asked"] == 0.0
+    assert over["noise_sd"] == pytest.approx(0.005, rel=0.05)
     assert over["violation_sd"] == pytest.approx(0.2, abs=1e-9)
     assert decide(rows, -0.5, 1.0, before=0.0)["violation_sd"] == 0.0
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PromptTuningConfig
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import GenerationConfig, TrainerCallback
 from trl import RLOOConfig, RLOOTrainer
 
@@ -177,6 +177,26 @@ def test_first_step_has_no_kl_and_ratio_one(tmp_path, world, architecture, setti
     assert first["val/ratio_var"] == pytest.approx(0, abs=1e-6)
     assert second["val/ratio_var"] > 1e-5
     assert record.logs[2]["objective/kl"] != 0
+
+
+def test_a_trained_adapter_on_embeddings_is_its_own_reference(tmp_path, world):
+    """p0 is base and adapter; KL to it is 0 at the first step, embeddings included."""
+    own = LoraConfig(r=4, target_modules=".*(embed_tokens|q_proj|v_proj)", task_type="CAUSAL_LM")
+    trained = get_peft_model(tabular.model(), own)
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            if "lora" in name:
+                weight.normal_(std=0.3)
+    log_p0 = tabular.log_probs(trained.eval())
+    assert tabular.kl(log_p0, world[0]) > 0.05
+    table = tabular.TableReward(world[1] @ LAM)
+    trainer = make_trainer(tmp_path, [table], trained, peft_config=None, total_episodes=512, logging_steps=1)
+    record = Record()
+    trainer.add_callback(record)
+    trainer.train()
+    assert record.logs[0]["objective/kl"] == pytest.approx(0, abs=1e-6)
+    with trainer._reference() as reference:
+        np.testing.assert_allclose(tabular.log_probs(reference), log_p0, atol=1e-5)
 
 
 def test_full_fine_tuning_has_a_reference_of_its_own(tmp_path, world):

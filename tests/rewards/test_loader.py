@@ -5,7 +5,7 @@ import gc
 import pytest
 
 from mapft.config import Residency
-from mapft.rewards import parse
+from mapft.rewards import loader, parse
 from mapft.rewards.classifier import ClassifierScorer
 from mapft.rewards.loader import RewardModels, residency_for
 from tests import worlds
@@ -53,6 +53,20 @@ def test_offloaded_models_are_on_the_device_only_to_score():
     models.score("a", ["p"], ["x"])
     models.score("a", ["p"], ["x"])
     assert (score.where, score.moves) == ("host", 2)
+
+
+def test_the_choice_is_made_when_the_policy_is_there(judges, monkeypatch):
+    monkeypatch.setattr(loader, "_free", lambda: (1, None))
+    models = RewardModels(judges)
+    monkeypatch.setattr(loader, "_free", lambda: (10**12, None))
+    models.score("a", ["p"], ["x"])
+    assert models.residency is Residency.resident
+
+
+def test_bytes_of_a_narrower_type_are_known(tmp_path, judges):
+    path = judges["a"].path
+    half = parse({"v": {"kind": "classifier", "path": path, "dtype": "float16"}})["v"]
+    assert half.estimated_nbytes() == half.load("v").nbytes == judges["a"].estimated_nbytes() // 2
 
 
 def test_bytes_are_known_before_loading(judges):

@@ -55,6 +55,17 @@ def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, how, expected, 
     assert shortened(prompts, tokenizer, data) == (expected, long)
 
 
+def test_pickled_weights_are_refused_unless_allowed(tmp_path):
+    model = tabular.model()
+    model.config.save_pretrained(tmp_path)
+    tabular.tokenizer().save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        load_policy(ModelConfig(path=str(tmp_path)))
+    policy, _ = load_policy(ModelConfig(path=str(tmp_path), allow_pickle=True))
+    np.testing.assert_allclose(tabular.log_probs(policy), tabular.log_probs(model), atol=1e-6)
+
+
 def test_same_seed_same_draws_and_another_seed_others(world):
     policy, tokenizer, prompts = world
     first, again, other = (draw(policy, tokenizer, prompts, SAMPLING, 16, seed=s) for s in (0, 0, 1))
