@@ -27,7 +27,7 @@ class HeldModel:
                 path,
                 dtype=settings.dtype,
                 output_loading_info=True,
-                use_safetensors=not settings.allow_pickle,
+                use_safetensors=None if settings.allow_pickle else True,
                 **options,
             )
         except (OSError, ValueError) as error:

@@ -54,7 +54,7 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
             attn_implementation=model.attn_implementation,
             quantization_config=_quantization(model, getattr(torch, dtype)),
             device_map={"": device()},
-            use_safetensors=not model.allow_pickle,
+            use_safetensors=None if model.allow_pickle else True,
             output_loading_info=True,
             **options,
         )
