@@ -124,7 +124,9 @@ def _serve(settings: Any) -> None:
     from mapft.rewards.server import RewardServer
 
     rewards: Any = OmegaConf.to_container(settings.rewards, resolve=True)
-    with RewardServer(parse(rewards), str(settings.host), int(settings.port)) as server:
+    if not isinstance(settings.port, int) or not 0 <= settings.port < 2**16:
+        raise UserError(f"port={settings.port} is no port; give a number from 1 to 65535, or 0 for any free one.")
+    with RewardServer(parse(rewards), str(settings.host), settings.port) as server:
         host, port = server.server_address[:2]
         print(f"Serving {', '.join(rewards)} at http://{host!s}:{port}/score/NAME", flush=True)
         server.serve_forever()

@@ -120,6 +120,7 @@ class DataConfig:
     subset: str | None = None  # of a dataset: the folder in it, as load_dataset's data_dir
     split: str = "train"  # of a dataset
     column: str = "prompt"  # texts, or lists of {"role", "content"} messages
+    as_chat: bool = False  # a text becomes the user's message, for a model with a chat template
     extract: Extract = Extract.whole
     evaluation_fraction: float = 0.25  # share of distinct prompts held out
     pilot_prompts: int | None = 512  # of the training prompts, to solve lambda on; null: all
@@ -129,6 +130,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         fraction = self.evaluation_fraction
         _require(0 < fraction < 1, "data.evaluation_fraction", fraction, "between 0 and 1, both excluded")
+        _require(self.max_prompt_tokens >= 1, "data.max_prompt_tokens", self.max_prompt_tokens, "at least 1")
         _require(
             self.pilot_prompts is None or self.pilot_prompts >= 1, "data.pilot_prompts", self.pilot_prompts, ">= 1"
         )

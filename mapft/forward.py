@@ -1,8 +1,9 @@
-"""Where a model runs, and what a causal model is given in every pass."""
+"""Where a model runs, what a causal model is given in every pass, and how what it says is read."""
 
 import gc
 import inspect
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,3 +36,20 @@ def model_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[
     if "position_ids" in inspect.signature(model.forward).parameters:
         inputs["position_ids"] = (attention_mask.cumsum(-1) - 1).clamp(min=0)
     return inputs
+
+
+def response_texts(tokenizer: Any, prompt_ids: Sequence[list[int]], response_ids: Sequence[Any]) -> list[str]:
+    """The responses as they stand behind their prompts, special tokens left out.
+
+    Decoded alone, a response loses its first space under tokenizers (Llama's) that strip the beginning of a text; so
+    each is decoded behind the last token of its prompt.
+    """
+    last = [list(ids[-1:]) for ids in prompt_ids]
+    whole = [[*before, *map(int, ids)] for before, ids in zip(last, response_ids, strict=True)]
+    before, both, alone = (
+        tokenizer.batch_decode(rows, skip_special_tokens=True) for rows in (last, whole, list(response_ids))
+    )
+    return [
+        text.removeprefix(start) if text.startswith(start) else own
+        for start, text, own in zip(before, both, alone, strict=True)
+    ]

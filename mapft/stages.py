@@ -9,10 +9,9 @@ the store beside the run folders too, so that runs which differ in the palette s
 import dataclasses
 import json
 import os
-import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +26,7 @@ from mapft.config import Config, EstimatorName, Quantization, SequentialMode, To
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
-from mapft.rewards import Score, parse
+from mapft.rewards import Score, identity, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
 from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
 from mapft.seeding import derive_seed
@@ -49,6 +48,7 @@ class Run:
         self.scores: dict[str, Score] = parse(config.rewards)
         self.root = Path(config.output)
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_TRAINED}
+        settings["rewards"] = self.identities = {name: identity(given) for name, given in config.rewards.items()}
         self.base_files = [path for path in (config.model.path, config.model.adapter, config.data.path) if path]
         paths = [*self.base_files, *(path for score in self.scores.values() for path in score.files())]
         self.files = {path: _file_state(path) for path in paths}
@@ -79,7 +79,10 @@ class Run:
 
             total, (prompts, long) = len(prompts), shortened(prompts, load_tokenizer(self.config.model), data)
             what = f"{long} of {total} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
-            self.console.print(f"{what}: {data.too_long.value}.", soft_wrap=True)
+            if long:
+                self.console.print(f"{what}: {_WHAT_IS_DONE[data.too_long]}.", soft_wrap=True)
+            if len(prompts) < 2:
+                raise UserError(f"{what}, which leaves {len(prompts)}; at least 2 are needed: raise that limit.")
         training, held_out = split(prompts, data.evaluation_fraction)
         return training, training[: data.pilot_prompts], held_out[: self.config.evaluation.prompts]
 
@@ -101,12 +104,13 @@ class Run:
 
     def sample(self) -> pd.DataFrame:
         """Base samples of the pilot prompts -> samples.parquet."""
-        return self._table("samples", self._sampling_depends(), self._draw_pilot)
+        draw = lambda: stored(self.root / "store", "samples", self._sampling_depends(), self._draw_pilot)  # noqa: E731
+        return self._kept("samples", draw)
 
     def score(self) -> RewardMatrix:
         """Every pilot sample under every value -> scores.parquet."""
         samples = self.sample()
-        table = self._table("scores", self._scoring_depends(), lambda: self._score(samples, "scoring"))
+        table = self._kept("scores", lambda: self._score(samples, "scoring"))
         return RewardMatrix(table[list(self.scores)].to_numpy(), list(self.scores), table["prompt_id"].to_numpy())
 
     def solve(self) -> DualSolution:
@@ -115,7 +119,7 @@ class Run:
         if path.exists():
             return DualSolution.from_dict(read_json(path)["solution"])
         matrix = self.score()
-        palette = make_palette(self.config, matrix)
+        palette = make_palette(self.config, matrix, self.scores)
         estimator = ESTIMATORS[self.config.dual.estimator]
         solution = solve_dual(matrix, palette, estimator=estimator)
         adjusted = solution.status is not Status.optimal
@@ -140,13 +144,13 @@ class Run:
         }
 
     def _scoring_depends(self) -> dict[str, Any]:
-        return self._sampling_depends() | {"rewards": self.config.rewards, "files": self.files}
+        return self._sampling_depends() | {"rewards": self.identities, "files": self.files}
 
-    def _table(self, kind: str, depends: dict[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """From the run folder, else from the store, else made; kept in both."""
+    def _kept(self, kind: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """From the run folder, else made and kept there."""
         path = self.folder / f"{kind}.parquet"
         if not path.exists():
-            table = stored(self.root / "store", kind, depends, make)
+            table = make()
             write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
         return pd.read_parquet(path)
 
@@ -171,11 +175,15 @@ class Run:
             )
 
     def _score(self, samples: pd.DataFrame, what: str) -> pd.DataFrame:
-        """Every chunk of scores is kept in the store until all are there."""
+        """Scores are kept in the store value by value, so that another value or palette scores only what is new."""
         from mapft.rewards.scoring import score_texts
 
         prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
-        keep = self.root / "store" / f"partial-{fingerprint(self.config.rewards, self.files, prompts, responses)}"
+        keep = {}
+        for name, score in self.scores.items():
+            files = {path: self.files[path] for path in score.files()}
+            found_under = fingerprint(self.identities[name], files, prompts, responses)
+            keep[name] = self.root / "store" / f"score-{name}-{found_under}"
         with self.progress() as progress:
             matrix = score_texts(
                 self.scores,
@@ -185,7 +193,6 @@ class Run:
                 lambda name, done, total: progress(f"{what}: {name}", done, total),
                 keep,
             )
-        shutil.rmtree(keep)
         table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
         table.insert(0, "prompt_id", matrix.prompt_ids)
         return table
@@ -364,10 +371,14 @@ ESTIMATORS: dict[EstimatorName, Estimator | None] = {
     EstimatorName.pooled: "pooled",
     EstimatorName.per_prompt: "per_prompt",
 }
+_WHAT_IS_DONE = {
+    TooLong.drop: "left out",
+    TooLong.cut: "cut (texts keep their ends; messages are left out)",
+}
 _NOT_TRAINED = ("tracking", "output", "run_dir", "evaluation")
 
 
-def make_palette(config: Config, matrix: RewardMatrix) -> Palette:
+def make_palette(config: Config, matrix: RewardMatrix, scores: Mapping[str, Score]) -> Palette:
     """The targets that the settings ask for, on the base scores of the pilot."""
     makers: dict[str, Callable[[dict[str, float]], Palette]] = {
         "quantiles": lambda asked: Palette.from_quantiles(matrix, asked),
@@ -378,8 +389,25 @@ def make_palette(config: Config, matrix: RewardMatrix) -> Palette:
     }
     targets: dict[str, float] = {}
     for way, asked in config.palette.ways().items():
+        _refuse_other_units(way, asked, scores)
         targets |= makers[way](asked).targets
+    for name, target in targets.items():
+        low, high = scores[name].bounds
+        if not low <= target <= high:
+            raise UserError(
+                f"The target of {name} is {target:.4g}, beyond what its score can be ({low:g} to {high:g}); ask for "
+                "less."
+            )
     return Palette(targets)
+
+
+def _refuse_other_units(way: str, asked: Mapping[str, float], scores: Mapping[str, Score]) -> None:
+    unit = {"relative_gain": "nats", "relative_gain_probability": "probability"}.get(way, "")
+    wrong = [f"{name} ({scores[name].unit})" for name in asked if not scores[name].unit.startswith(unit)]
+    if wrong:
+        raise UserError(
+            f"palette.{way} is for scores in {unit}, and {', '.join(wrong)} is none; use quantiles, sd or absolute."
+        )
 
 
 def _unattainable(solution: DualSolution, palette: Palette, nearest: Palette) -> str:

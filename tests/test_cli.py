@@ -118,9 +118,33 @@ def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):
     solution = json.loads(capfd.readouterr().out)
     assert solution["status"] == "optimal"
     assert solution["lam"]["vowels"] > 0
-    assert sorted(p.name.split("-")[0] for p in (tmp_path / "store").iterdir()) == ["samples", "scores"]
+    assert sorted(p.name.split("-")[0] for p in (tmp_path / "store").iterdir()) == ["samples", "score", "score"]
     assert main(["sample", *own(world, tmp_path, "seed=1")]) == 0
-    assert len(list((tmp_path / "store").iterdir())) == 3
+    assert len(list((tmp_path / "store").iterdir())) == 4
+
+
+def test_another_value_scores_nothing_again_and_batches_are_no_part_of_a_run(world, tmp_path):
+    assert main(["score", *own(world, tmp_path)]) == 0
+    [folder] = [path for path in tmp_path.iterdir() if path.name != "store"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert main(["score", *own(world, tmp_path, "+rewards.judge.batch_tokens=100")]) == 0
+    assert [path for path in tmp_path.iterdir() if path.name != "store"] == [folder]
+    assert main(["score", *own(world, tmp_path, "+rewards.brief={kind: length, sign: -1}")]) == 0
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    assert {path.parent.name.split("-")[1] for path in after.keys() - before.keys()} == {"brief"}
+    assert all(after[path] == before[path] for path in before)
+
+
+def test_two_runs_at_once_share_what_they_score(world, tmp_path):
+    """Both begin with nothing and write the same scores."""
+    command = [sys.executable, "-m", "mapft.cli", "score", *own(world, tmp_path)]
+    runs = [
+        subprocess.Popen([*command, f"palette.quantiles.vowels={q}"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        for q in (0.6, 0.7)
+    ]
+    for run in runs:
+        _, said = run.communicate(timeout=300)
+        assert run.returncode == 0, said
 
 
 def test_a_changed_reward_model_is_scored_anew(tmp_path):
@@ -130,7 +154,7 @@ def test_a_changed_reward_model_is_scored_anew(tmp_path):
     weights.write_bytes(weights.read_bytes())
     assert main(["score", *own(paths, tmp_path / "runs")]) == 0
     kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
-    assert sorted(kinds) == ["samples", "scores", "scores"]
+    assert sorted(kinds) == ["samples", "score", "score", "score"]
 
 
 def test_a_changed_reward_function_is_scored_anew(world, tmp_path, monkeypatch):
@@ -142,7 +166,7 @@ def test_a_changed_reward_function_is_scored_anew(world, tmp_path, monkeypatch):
     source.write_text("def length(prompts, completions): return [float(len(c)) ** 2 for c in completions]")
     assert main(["score", *overrides]) == 0
     kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
-    assert sorted(kinds) == ["samples", "scores", "scores"]
+    assert sorted(kinds) == ["samples", "score", "score", "score"]
 
 
 def test_unattainable_palette_stops_before_training_and_names_the_nearest(world, tmp_path, capfd):
@@ -204,6 +228,17 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
         (["rewards.judge.path=/no/judge"], "rewards.judge.path=/no/judge does not exist"),
         (["palette.quantiles.vowels=60"], "quantile 60.0 of value 'vowels' is outside [0, 1]"),
         (["data.path=EMPTY"], "0 distinct prompts"),
+        (["data.max_prompt_tokens=0"], "data.max_prompt_tokens=0 is out of range"),
+        (["data.max_prompt_tokens=2", "data.too_long=drop"], "which leaves 0; at least 2 are needed"),
+        (
+            ["+palette.relative_gain.judge=0.5"],
+            "relative_gain is for scores in nats, and judge (logit) is none",
+        ),
+        (["+palette.relative_gain_probability.judge=0.5"], "is for scores in probability, and judge (logit) is none"),
+        (
+            ["+rewards.judge.output=probability", "+palette.absolute.judge=1.5"],
+            "The target of judge is 1.5, beyond what its score can be (0 to 1)",
+        ),
     ],
 )
 def test_a_users_mistake_is_one_sentence_and_nothing_is_written_over(world, tmp_path, capfd, more, words):

@@ -5,15 +5,20 @@ Truth: what the datasets' rows hold; the settings that the paper names (method s
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from mapft.cli import main
 from mapft.config import DataConfig, Extract
 from mapft.paths import shipped
-from mapft.rewards import KINDS
+from mapft.rewards import KINDS, parse
 from mapft.sampling.prompts import load_prompts
 from tests.rewards import tiny
 
@@ -26,8 +31,13 @@ DIALOGUES = [
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
+    """The base model of the paper has its weights in a pickle file alone."""
     folder = tmp_path_factory.mktemp("models")
-    return tiny.presets(folder), tiny.policies(folder)
+    policies = tiny.policies(folder)
+    pickled = Path(policies["opt_1_3b"])
+    torch.save(load_file(pickled / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    return tiny.presets(folder), policies
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +67,9 @@ def test_the_papers_questions_are_the_first_of_each_dialogue(datasets):
 def test_long_prompts_are_reported(models, datasets, tmp_path, capfd):
     overrides = ["experiment=own", "model=opt_1_3b", "data=hh_harmless", "rewards=[brief]", "palette=custom"]
     overrides += [f"model.path={models[1]['opt_1_3b']}", f"data.path={datasets / 'hh'}", "+palette.sd.brief=0.1"]
-    overrides += ["data.max_prompt_tokens=20", "sampling.max_new_tokens=4", f"output={tmp_path}"]
+    overrides += ["data.max_prompt_tokens=10", "sampling.max_new_tokens=4", f"output={tmp_path}"]
     assert main(["sample", *overrides]) == 0
-    assert "prompts are longer than data.max_prompt_tokens=20: cut." in capfd.readouterr().out
+    assert re.search("[1-8] of 8 prompts are longer than data.max_prompt_tokens=10: cut", capfd.readouterr().out)
 
 
 def test_the_papers_reviews_are_beginnings_of_20_to_30_characters(datasets):
@@ -125,6 +135,35 @@ def test_every_reward_preset_composes(capfd):
     kinds = {line.split()[1] for line in printed.splitlines() if line.strip().startswith("kind:")}
     assert kinds == set(KINDS) - {"function"}
     assert "revision: main" in Path(shipped("conf") / "rewards" / "humor.yaml").read_text()
+
+
+HUMAN = {"template": "\n\nHuman: {prompt} \n\nAssistant:", "second": "{response}", "label": 0, "output": "logit"}
+BOTH = {"template": "{prompt}{response}", "second": None}
+PAPER = {  # method section 10
+    "humor": ("classifier", "mohameddhiab/humor-no-humor", BOTH | {"label": 1, "output": "logit"}),
+    "positive": ("classifier", "lvwerra/distilbert-imdb", BOTH | {"label": 1, "output": "probability"}),
+    "helpful": ("classifier", "Ray2333/gpt2-large-helpful-reward_model", HUMAN),
+    "harmless": ("classifier", "Ray2333/gpt2-large-harmless-reward_model", HUMAN),
+    "diversity": (
+        "diversity",
+        None,
+        {"measure": "product", "orders": (2, 3, 4), "template": "{prompt}{response}"},
+    ),
+    "coherence": ("coherence", "princeton-nlp/sup-simcse-bert-base-uncased", {}),
+    "perplexity": ("perplexity", "facebook/opt-1.3b", {"template": "{prompt}{response}", "allow_pickle": True}),
+}
+
+
+def test_the_presets_are_the_papers():
+    with initialize_config_dir(str(shipped("conf").absolute()), version_base="1.3"):
+        serve = compose("serve", ["model=opt_1_3b", f"rewards=[{','.join(PAPER)}]"])
+    scores = parse(OmegaConf.to_container(serve.rewards, resolve=True))
+    assert list(scores) == list(PAPER)
+    for name, (kind, path, settings) in PAPER.items():
+        assert type(scores[name]) is KINDS[kind]
+        assert getattr(scores[name], "path", None) == path
+        assert {key: getattr(scores[name], key) for key in settings} == settings
+        assert scores[name].sign == 1
 
 
 def test_values_and_palette_that_do_not_fit_are_both_named(capfd):

@@ -31,7 +31,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
-from mapft.forward import model_inputs
+from mapft.forward import model_inputs, response_texts
 from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
 from mapft.ppo.checkpoint import newest_whole, step_of
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
@@ -183,6 +183,8 @@ class PPOTrainer(GRPOTrainer):
         }
         if logprobs is not None and self.rollout_func is None:  # a rollout_func's are those of its own sampler
             batch["old_logp"] = padded(logprobs, "right", 0.0)
+        texts = response_texts(self._tokenizer, prompt_ids, completion_ids)  # as the pilot's were read
+        completions = [_read(given, text) for given, text in zip(completions, texts, strict=True)]
         return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
 
     def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
@@ -483,3 +485,10 @@ def peak_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def _read(completion: Any, text: str) -> Any:
+    """The text in place of what TRL decoded; a message that it parsed into more than its content is left."""
+    if isinstance(completion, str):
+        return text
+    return [completion[0] | {"content": text}] if completion[0].keys() == {"role", "content"} else completion

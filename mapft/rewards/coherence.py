@@ -50,7 +50,7 @@ class CoherenceScorer(HeldModel):
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64. Every distinct text is read once."""
         texts = list(dict.fromkeys([*prompts, *responses]))
-        vectors = self.by_batch(self.ids(texts), self._direction)
+        vectors = self.by_batch(self.rows(texts), self._direction)
         place = {text: number for number, text in enumerate(texts)}
         x, y = (vectors[[place[text] for text in side]] for side in (prompts, responses))
         return self.settings.sign * np.einsum("nd,nd->n", x, y)

@@ -1,12 +1,15 @@
 """Whether a response is what a machine can read: JSON, and of a given shape."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from mapft.errors import UserError
 from mapft.rewards.plain import PlainScore
+
+FENCE = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,25 @@ class FormatScore(PlainScore):
         return jsonschema.validators.validator_for(self.schema)(self.schema)
 
     def one(self, prompt: str, response: str) -> float:
-        text = response.strip().removeprefix("```json").removeprefix("```").removesuffix("```")
+        fenced = FENCE.fullmatch(response.strip())
         try:
-            content = json.loads(text)
+            content = json.loads(fenced[1] if fenced else response, parse_constant=_refuse)
         except (ValueError, RecursionError):
             return 0.0
-        return 1.0 if not self.schema or self._validator.is_valid(content) else 0.5
+        return 1.0 if not self.schema or self._fits(content) else 0.5
+
+    def _fits(self, content: Any) -> bool:
+        from referencing.exceptions import Unresolvable
+
+        try:
+            return self._validator.is_valid(content)
+        except RecursionError:  # nested deeper than a recursive schema can follow
+            return False
+        except Unresolvable as error:
+            raise UserError(
+                f"schema refers to {error.ref!r}, which is not in it; define it, or drop the $ref."
+            ) from error
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON")

@@ -5,7 +5,8 @@ import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from mapft.errors import UserError
 
 @dataclass(frozen=True)
 class FunctionScore:
-    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...])[n]; target is written module:function.
+    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...], **arguments)[n].
 
-    unit, low, high: what the function's own numbers are, and between which they lie (null: unbounded).
+    target is written module:function, or as Hydra writes it, `_target_: module.function` with the arguments beside it.
+    A class is made with the arguments, and what comes of it is called. unit, low, high: what the function's own numbers
+    are, and between which they lie (null: unbounded).
     """
 
     target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
     sign: float = 1.0
     unit: str = "score"
     low: float | None = None
@@ -55,7 +59,10 @@ class FunctionScorer:
         self.name, self.settings = name, settings
         module, _, attribute = settings.target.partition(":")
         try:
-            self.function: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+            target, given = getattr(importlib.import_module(module), attribute), settings.arguments
+            self.function: Callable[..., Any] = (
+                target(**given) if isinstance(target, type) else partial(target, **given)
+            )
         except Exception as error:
             raise UserError(
                 f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
@@ -72,18 +79,18 @@ class FunctionScorer:
         """(N,) float64."""
         try:
             given = self.function(prompts=list(prompts), completions=list(responses))
-            scores: Sequence[float] = asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given
+            scores = np.asarray(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given, dtype=float)
         except Exception as error:
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "
                 "f(prompts=[...], completions=[...])."
             ) from error
-        if len(scores) != len(responses):
+        if scores.shape != (len(responses),):
             raise UserError(
-                f"rewards.{self.name}: {self.settings.target} gave {len(scores)} scores for {len(responses)} "
-                "responses; return one per response."
+                f"rewards.{self.name}: {self.settings.target} gave numbers of shape {scores.shape} for "
+                f"{len(responses)} responses; return a list with one number per response."
             )
-        return self.settings.sign * np.asarray(scores, dtype=float)
+        return self.settings.sign * scores
 
 
 async def _awaited(given: Any) -> Any:

@@ -8,11 +8,14 @@ import numpy as np
 from mapft.errors import UserError
 from mapft.paths import existing_or_hub
 
+Row = dict[str, list[int]]  # what a tokenizer makes of one text: input_ids, and token_type_ids where it has segments
+
 
 class HeldModel:
     """A frozen model and its tokenizer on the best device here."""
 
-    def __init__(self, name: str, settings: Any, auto: Any, what: str, padding: str = "right"):
+    def __init__(self, name: str, settings: Any, auto: Any, what: str):
+        from safetensors import SafetensorError
         from transformers import AutoTokenizer
 
         from mapft.forward import device
@@ -21,7 +24,7 @@ class HeldModel:
         options = _options(settings)
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(
-                path, truncation_side="left", padding_side=padding, **options
+                path, truncation_side="left", padding_side="right", **options
             )
             model, loading = auto.from_pretrained(
                 path,
@@ -30,7 +33,7 @@ class HeldModel:
                 use_safetensors=None if settings.allow_pickle else True,
                 **options,
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"rewards.{name}.path={settings.path} holds no {what} that loads: {error}") from error
         if loading["missing_keys"]:
             raise UserError(
@@ -41,9 +44,9 @@ class HeldModel:
         self.model = model.eval().to(self.device)
         self.nbytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self.name, self.settings = name, settings
+        self.longest = min(settings.max_tokens, self.tokenizer.model_max_length, _positions(model))
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
-        self.model.config.pad_token_id = self.tokenizer.pad_token_id
 
     def to_device(self) -> None:
         self.model.to(self.device)
@@ -51,22 +54,44 @@ class HeldModel:
     def to_host(self) -> None:
         self.model.to("cpu")
 
-    def ids(self, texts: Iterable[str]) -> list[list[int]]:
-        """Token ids of each text, its beginning cut where it is longer than max_tokens."""
-        clean = [encodable(text) for text in texts]
-        return self.tokenizer(clean, truncation=True, max_length=self.settings.max_tokens)["input_ids"]
+    def rows(self, texts: Iterable[str]) -> list[Row]:
+        """Each text as tokens, its beginning cut where it is longer than the model or max_tokens allows."""
+        given = self.tokenizer([encodable(text) for text in texts], truncation=True, max_length=self.longest)
+        return [self.row({key: lists[i] for key, lists in given.items()}) for i in range(len(given["input_ids"]))]
 
-    def by_batch(self, rows: Sequence[list[int]], score: Callable[[Any], Any]) -> np.ndarray:
+    def row(self, encoded: Row) -> Row:
+        """Without its mask; a text of no token at all becomes one of padding, which a model can read."""
+        kept = {key: list(ids) for key, ids in encoded.items() if key != "attention_mask"}
+        return kept if kept["input_ids"] else {"input_ids": [self.tokenizer.pad_token_id or 0]}
+
+    def by_batch(self, rows: Sequence[Row], score: Callable[[Any], Any]) -> np.ndarray:
         """score(padded batch) for all rows, (N, ...) float64; rows of similar length share a pass."""
         import torch
 
         parts: dict[int, Any] = {}
         with torch.inference_mode():
-            for batch in by_length([len(row) for row in rows], self.settings.batch_tokens):
-                padded = self.tokenizer.pad({"input_ids": [rows[i] for i in batch]}, return_tensors="pt")
+            for batch in by_length([len(row["input_ids"]) for row in rows], self.settings.batch_tokens):
+                padded = self.tokenizer.pad(_together([rows[i] for i in batch]), return_tensors="pt")
                 scores = score(padded.to(self.device)).double().cpu().numpy()
                 parts |= dict(zip(batch, scores, strict=True))
         return np.array([parts[i] for i in range(len(rows))])
+
+
+def _together(rows: Sequence[Row]) -> dict[str, list[list[int]]]:
+    """Columns of a batch; a row of padding alone has no segments of its own."""
+    keys = {key for row in rows for key in row}
+    return {key: [row.get(key, [0] * len(row["input_ids"])) for row in rows] for key in keys}
+
+
+def _positions(model: Any) -> int:
+    """How many tokens the model can read; RoBERTa and its like count theirs from behind the padding's position."""
+    from torch import nn
+
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None) or 10**9
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            return most - module.padding_idx - 1
+    return most
 
 
 def estimated_nbytes(settings: Any, auto: Any) -> int:

@@ -39,12 +39,20 @@ class RewardModels:
         if self.residency is Residency.auto:
             self.residency = choose(self.scores)
         scorer = self._get(name)
-        if self.residency is Residency.offload:
-            scorer.to_device()
-        scores_N = finite(name, scorer.score(prompts, responses))
-        if self.residency is Residency.offload:
+        if self.residency is not Residency.offload:
+            return finite(name, scorer.score(prompts, responses))
+        scorer.to_device()
+        try:
+            return finite(name, scorer.score(prompts, responses))
+        finally:
             scorer.to_host()
-        return scores_N
+
+    def load(self) -> None:
+        """Load every model now, so that one that does not load is named before it is needed."""
+        if self.residency is Residency.auto:
+            self.residency = choose(self.scores)
+        for name in self.scores:
+            self._get(name)
 
     def release(self) -> None:
         """Drop every reward model."""

@@ -58,9 +58,9 @@ class PerplexityScorer(HeldModel):
         """(N,) float64."""
         template = self.settings.template
         texts = (template.format(prompt=p, response=r) for p, r in zip(prompts, responses, strict=True))
-        rows = self.ids(texts)
+        rows = self.rows(texts)
         out = np.full(len(rows), -np.log(self.model.config.get_text_config().vocab_size))
-        long = [i for i, row in enumerate(rows) if len(row) > 1]
+        long = [i for i, row in enumerate(rows) if len(row["input_ids"]) > 1]
         if long:
             out[long] = self.by_batch([rows[i] for i in long], self._mean_log_likelihood)
         return self.settings.sign * out

@@ -3,7 +3,7 @@
 Shapes: N responses, V values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,48 +11,64 @@ import numpy as np
 from mapft.errors import UserError
 from mapft.palette import RewardMatrix
 from mapft.rewards import Score
+from mapft.rewards.remote import RemoteScore
+from mapft.sampling.store import write_array
 
 CHUNK = 1024
 
 
 def score_texts(
-    scores: dict[str, Score],
+    scores: Mapping[str, Score],
     prompts: Sequence[str],
     responses: Sequence[str],
     prompt_ids: Sequence[int],
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    keep: Path | None = None,
+    keep: Mapping[str, Path] | None = None,
 ) -> RewardMatrix:
     """Raw scores of every response under every value, (N, V); each model is loaded, used and dropped in turn.
 
-    keep: a folder for the scores of every chunk as they come, so that a scoring that was stopped goes on from there.
+    keep: by value, the folder that keeps its scores of these texts. They are there chunk by chunk as they come, so
+    that a scoring that was stopped goes on from there; one that was finished is read.
     """
-    columns = []
-    for name, score in scores.items():
-        scorer = None
-        parts = []
-        for start in range(0, len(responses), CHUNK):
-            rows = slice(start, start + CHUNK)
-            kept = keep / f"{name}-{start}.npy" if keep else None
-            if kept is None or not kept.exists():
-                scorer = scorer or score.load(name)
-                part = finite(name, scorer.score(prompts[rows], responses[rows]), start)
-                if kept is not None:
-                    _write(kept, part)
-            else:
-                part = np.load(kept, allow_pickle=False)
-            parts.append(part)
-            progress(name, min(start + CHUNK, len(responses)), len(responses))
-        columns.append(np.concatenate(parts))
-        del scorer
+    columns = [
+        _column(name, score, prompts, responses, progress, keep[name] if keep else None)
+        for name, score in scores.items()
+    ]
     return RewardMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
 
 
-def _write(path: Path, scores_N: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    np.save(temporary, scores_N)
-    temporary.replace(path)
+def _column(
+    name: str,
+    score: Score,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    progress: Callable[[str, int, int], None],
+    keep: Path | None,
+) -> np.ndarray:
+    """(N,) of one value."""
+    whole = keep / "scores.npy" if keep else None
+    if whole and whole.exists():
+        return np.load(whole, allow_pickle=False)
+    scorer, parts, chunks = None, [], []
+    size = score.batch if isinstance(score, RemoteScore) else CHUNK  # what was asked for over a network is kept at once
+    for start in range(0, len(responses), size):
+        end = min(start + size, len(responses))
+        chunk = keep / f"{start}-{end}.npy" if keep else None
+        if chunk and chunk.exists():
+            parts.append(np.load(chunk, allow_pickle=False))
+        else:
+            scorer = scorer or score.load(name)
+            parts.append(finite(name, scorer.score(prompts[start:end], responses[start:end]), start))
+            if chunk:
+                write_array(chunk, parts[-1])
+        chunks.append(chunk)
+        progress(name, end, len(responses))
+    scores_N = np.concatenate(parts)
+    if whole:
+        write_array(whole, scores_N)
+        for chunk in filter(None, chunks):
+            chunk.unlink(missing_ok=True)
+    return scores_N
 
 
 def finite(name: str, scores_N: np.ndarray, first_row: int = 0) -> np.ndarray:

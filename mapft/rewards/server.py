@@ -4,45 +4,50 @@
     POST /score/NAME  {"prompts": [...], "responses": [...]}  ->  {"scores": [...]}
 
 It listens on loopback; on any other address it wants a token (MAPFT_REWARD_TOKEN) in every request. Requests are
-bounded in size, one is scored at a time, and nothing in one names a file.
+bounded in size and number, one is scored at a time, and nothing in one names a file.
 """
 
 import hmac
-import ipaddress
 import json
 import os
+import select
+import socket
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from mapft.config import Residency
 from mapft.errors import UserError
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.rewards.remote import TOKEN
+from mapft.rewards.remote import TOKEN, is_loopback
 
 MOST_BYTES = 64 * 2**20  # of one request
 MOST_ROWS = 4096  # responses in one request
+MOST_REQUESTS = 16  # read or waiting at a time
 
 
 class RewardServer(ThreadingHTTPServer):
-    """Serves `scores` until `shutdown`; the address is chosen when port is 0 (see server_address)."""
+    """Serves `scores`, all loaded beforehand, until `shutdown`; the port is chosen when it is 0 (server_address)."""
 
     daemon_threads = True
 
     def __init__(self, scores: Mapping[str, Score], host: str = "127.0.0.1", port: int = 0):
-        self.token = os.environ.get(TOKEN, "")
-        if not _is_loopback(host) and not self.token:
+        self.token = os.environ.get(TOKEN, "").strip()
+        if not is_loopback(host) and not self.token:
             raise UserError(
                 f"host={host} can be reached from elsewhere; set {TOKEN} to a secret, or serve on 127.0.0.1."
             )
         self.models = RewardModels(scores, Residency.auto)
-        self.lock = threading.Lock()
+        self.models.load()
+        self.scoring, self.room = threading.Lock(), threading.BoundedSemaphore(MOST_REQUESTS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
-        except OSError as error:
-            raise UserError(f"{host}:{port} cannot be served on ({error.strerror}); choose another port.") from error
+        except (OSError, OverflowError) as error:
+            raise UserError(f"{host}:{port} cannot be served on ({error}); choose another port.") from error
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -55,16 +60,24 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, {"values": {name: score.unit for name, score in self.server.models.scores.items()}})
 
     def do_POST(self) -> None:
+        if not self._allowed():
+            return None
         try:
             size = int(self.headers.get("Content-Length", ""))
         except ValueError:
             return self._refuse(411, "Content-Length is missing.")
         if not 0 <= size <= MOST_BYTES:
             return self._refuse(413, f"The request has {size} bytes; at most {MOST_BYTES} are taken.")
+        if not self.server.room.acquire(blocking=False):
+            return self._refuse(503, f"{MOST_REQUESTS} requests are waiting already; ask again later.")
+        try:
+            return self._score(size)
+        finally:
+            self.server.room.release()
+
+    def _score(self, size: int) -> None:
         body = self.rfile.read(size)
-        if not self._allowed():
-            return None
-        name = self.path.removeprefix("/score/")
+        name = unquote(self.path).removeprefix("/score/")
         if name not in self.server.models.scores:
             return self._refuse(
                 404, f"There is no value here by that name; use {', '.join(self.server.models.scores)}."
@@ -80,10 +93,14 @@ class _Handler(BaseHTTPRequestHandler):
         if len(responses) > MOST_ROWS:
             return self._refuse(413, f"The request has {len(responses)} responses; at most {MOST_ROWS} are taken.")
         try:
-            with self.server.lock:
+            with self.server.scoring:
+                if self._gone():
+                    return None
                 scores = self.server.models.score(name, prompts, responses)
         except UserError as error:
             return self._refuse(422, str(error))
+        except Exception as error:  # of a model or a function of the user's; the server lives on
+            return self._refuse(500, f"The score {name} failed here with {type(error).__name__}: {error}.")
         return self._answer(200, {"scores": scores.tolist()})
 
     def _allowed(self) -> bool:
@@ -93,24 +110,33 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
+    def _gone(self) -> bool:
+        """Whether the one who asked has hung up while the request was waiting."""
+        readable, _, _ = select.select([self.connection], [], [], 0)
+        return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+
     def _refuse(self, status: int, sentence: str) -> None:
         self.close_connection = True
         self._answer(status, {"error": sentence})
+        try:  # what is still being sent is passed over, or closing would take the answer away with it
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(1.0)
+            for _ in range(64):
+                if not self.connection.recv(2**16):
+                    break
+        except OSError:
+            pass
 
     def _answer(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+        except ConnectionError:
+            self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are not logged: they hold what people wrote."""
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

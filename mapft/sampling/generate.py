@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mapft.config import DataConfig, SamplingConfig, TooLong
 from mapft.errors import UserError
-from mapft.forward import model_inputs
+from mapft.forward import model_inputs, response_texts
 from mapft.sampling.models import base_policy
 from mapft.sampling.prompts import Prompt, text_of
 from mapft.seeding import derive_seed
@@ -135,7 +135,7 @@ def _draw_batch(
         for p, length, finished in zip(batch, lengths.tolist(), ended.any(1).tolist(), strict=True)
     ]
     ids = [sequence[width : width + row["tokens"]] for sequence, row in zip(sequences, rows, strict=True)]
-    for row, response in zip(rows, tokenizer.batch_decode(ids, skip_special_tokens=True), strict=True):
+    for row, response in zip(rows, response_texts(tokenizer, [prompts.ids[p] for p in batch], ids), strict=True):
         row["response"] = response
     if measure_kl:
         mask = torch.arange(ended.size(1), device=lengths.device) < lengths[:, None]

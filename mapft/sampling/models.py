@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -64,7 +65,7 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
         raise UserError(
             f"model.quantization={model.quantization.value} needs bitsandbytes; pip install 'mapft[quantization]'."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"model.path={model.path} holds no causal language model that loads: {error}") from error
     if loading["missing_keys"]:
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 from mapft.config import DataConfig, Extract
 from mapft.errors import UserError
 from mapft.paths import resolve
+from mapft.rewards.held import encodable
 
 FILES = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
@@ -27,7 +28,9 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
             )
         prompt = extracted(_checked(row[data.column], number, data), data.extract)
         if prompt is not None:
-            prompts.setdefault(text_of(prompt), prompt)
+            prompts.setdefault(json.dumps(prompt), prompt)
+    if data.as_chat:
+        prompts = {key: _as_chat(prompt) for key, prompt in prompts.items()}
     if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
         raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
     if len(prompts) < 2:
@@ -49,6 +52,10 @@ def extracted(prompt: Prompt, extract: Extract) -> Prompt | None:
     return prompt[:length] if len(prompt) > 30 else None
 
 
+def _as_chat(prompt: Prompt) -> Prompt:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
 def _read_dataset(path: str, data: DataConfig) -> Iterable[dict[str, Any]]:
     """Rows of a dataset in a folder or on the Hub."""
     if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILES:
@@ -65,17 +72,19 @@ def _read_dataset(path: str, data: DataConfig) -> Iterable[dict[str, Any]]:
 
 def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
-        return [
-            _json_row(line, n, data) for n, line in enumerate(path.read_text("utf-8").split("\n"), 1) if line.strip()
-        ]
+        try:
+            lines = path.read_text("utf-8-sig").split("\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{data.path} is not UTF-8 ({error}); save it as UTF-8.") from error
+        return [_json_row(line, n, data) for n, line in enumerate(lines, 1) if line.strip()]
     if path.suffix in (".csv", ".parquet"):
         import pandas as pd
 
-        read = pd.read_csv if path.suffix == ".csv" else pd.read_parquet
         try:
-            table = read(path)
-            if path.suffix == ".parquet":  # messages come as arrays
-                table = table.map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
+            if path.suffix == ".csv":
+                table = pd.read_csv(path, dtype=str, keep_default_na=False)
+            else:  # messages come as arrays
+                table = pd.read_parquet(path).map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
             return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         except (ValueError, OSError) as error:
             raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
@@ -101,7 +110,9 @@ def _checked(prompt: Any, number: int, data: DataConfig) -> Prompt:
             f"The prompt in row {number} of {data.path} is {prompt!r}; it must be a text that is not empty, or a list "
             "of messages with role and content."
         )
-    return prompt
+    if isinstance(prompt, str):
+        return encodable(prompt)
+    return [message | {"content": encodable(message["content"])} for message in prompt]
 
 
 def text_of(prompt: Prompt) -> str:

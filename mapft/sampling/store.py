@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mapft.config import fingerprint
@@ -41,6 +42,16 @@ def write_text(path: Path, text: str) -> Path:
 def write_json(path: Path, content: Mapping[str, Any]) -> Path:
     """Indented JSON, atomically."""
     return write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_array(path: Path, array: np.ndarray) -> Path:
+    """.npy, atomically."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+    return write_atomically(path, write)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -177,3 +177,124 @@ def test_weights_that_could_run_code_are_refused(models, tmp_path):
     with pytest.raises(UserError, match="safetensors"):
         score("a", "b", **settings)
     assert np.isfinite(score("a", "b", **settings, allow_pickle=True))
+
+
+class Scaled:
+    """Made with an argument, then called."""
+
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, prompts, completions):
+        return [self.factor * len(text) for text in completions]
+
+
+def shifted(prompts, completions, by):
+    return [len(text) + by for text in completions]
+
+
+def nothing(prompts, completions):
+    return None
+
+
+def table(prompts, completions):
+    return [[1.0, 2.0] for _ in completions]
+
+
+def test_a_callable_may_be_named_as_hydra_does():
+    here = "tests.rewards.test_kinds"
+    assert score("", "four", **{"_target_": f"{here}.Scaled", "factor": 2.5}) == 10
+    assert score("", "four", **{"_target_": f"{here}.shifted", "by": 1, "sign": -1}) == -5
+    for name in ("nothing", "table"):
+        with pytest.raises(UserError, match=f"{here}:{name}"):
+            score("", "four", kind="function", target=f"{here}:{name}")
+
+
+@torch.no_grad()
+def test_a_pair_has_its_segments_marked(tmp_path):
+    path = tiny.paired_bert(tmp_path)
+    model, words = AutoModelForSequenceClassification.from_pretrained(path).eval(), words_of(path)
+    pairs = [("why why", "yes"), ("why", "no no yes")]
+    by_hand = [model(**words(x, y, return_tensors="pt")).logits[0, 0].item() for x, y in pairs]
+    scorer = parse({"v": {"kind": "classifier", "path": path, "template": "{prompt}", "second": "{response}"}})[
+        "v"
+    ].load("v")
+    np.testing.assert_allclose(scorer.score(*zip(*pairs, strict=True)), by_hand, atol=1e-6)
+    unmarked = words(*pairs[0], return_tensors="pt")
+    unmarked["token_type_ids"] = torch.zeros_like(unmarked["token_type_ids"])
+    assert abs(model(**unmarked).logits[0, 0].item() - by_hand[0]) > 0.01
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@torch.no_grad()
+def test_a_decoder_is_read_at_the_texts_own_last_token(tmp_path, name):
+    """Even where that is EOS, and whatever shares its batch; by hand one text at a time, without padding."""
+    path = tiny.causal_judge(tmp_path, name)
+    model, words = AutoModelForSequenceClassification.from_pretrained(path).eval(), words_of(path)
+    responses = ["Yes.", "No, and not at all, I fear.", "", "I see</s>"]
+    texts = [f"Why?{response}</s>" for response in responses]
+    by_hand = [model(**words(text, return_tensors="pt")).logits[0, 0].item() for text in texts]
+    scorer = parse({"v": {"kind": "classifier", "path": path, "template": "{prompt}{response}</s>"}})["v"].load("v")
+    np.testing.assert_allclose(scorer.score(["Why?"] * 4, responses), by_hand, atol=1e-5)
+    empty = parse({"v": {"kind": "classifier", "path": path}})["v"].load("v")
+    alone, beside = empty.score([""], [""])[0], empty.score(["", "Why?"], ["", "Yes."])[0]
+    assert alone == pytest.approx(beside, abs=1e-5)
+
+
+@pytest.mark.parametrize(("labels", "problem"), [(1, None), (3, "multi_label_classification")])
+@torch.no_grad()
+def test_classes_that_do_not_exclude_each_other_have_a_sigmoid_each(tmp_path, labels, problem):
+    path = tiny.causal_judge(tmp_path, "gpt2", labels, problem_type=problem)
+    model, words = AutoModelForSequenceClassification.from_pretrained(path).eval(), words_of(path)
+    logit = model(**words("Why?Yes.", return_tensors="pt")).logits[0, labels - 1].double()
+    for output, by_hand in (("probability", logit.sigmoid()), ("log_probability", logit.sigmoid().log())):
+        given = score("Why?", "Yes.", kind="classifier", path=path, label=labels - 1, output=output)
+        assert given == pytest.approx(by_hand.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["classifier", "perplexity", "coherence"])
+def test_texts_longer_than_the_model_reads_are_cut(models, tmp_path, kind):
+    """512 positions, max_tokens 4096: the last 512 tokens count."""
+    path = {"classifier": models["helpful"], "perplexity": models["perplexity"], "coherence": models["coherence"]}[kind]
+    long = [score("why " * 900 + "so?", "Yes " * more, kind=kind, path=path, max_tokens=4096) for more in (1, 700)]
+    assert np.isfinite(long).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "response", "expected"),
+    [
+        ({}, "NaN", 0),
+        ({}, "```JSON\n[1]\n```", 1),
+        ({}, "[1]```", 0),
+        ({"schema": {"type": "array", "items": {"$ref": "#"}}}, "[" * 300 + "]" * 300, 0.5),
+    ],
+)
+def test_what_is_json(settings, response, expected):
+    assert score("", response, kind="format", **settings) == expected
+
+
+def test_a_reference_into_nowhere_is_named():
+    with pytest.raises(UserError, match="refers to '/nope'"):
+        score("", "[1]", kind="format", schema={"type": "array", "items": {"$ref": "#/nope"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"kind": "length", "sign": 0}, "rewards.v.sign=0 is no direction"),
+        ({"kind": "length", "sign": "minus"}, "rewards.v.sign='minus' does not fit; it must be float"),
+        ({"kind": "classifier", "path": "x", "label": "one"}, "rewards.v.label='one'"),
+        ({"kind": "classifier", "path": "x", "label": True}, "rewards.v.label=True"),
+        ({"kind": "classifier", "path": "x", "max_tokens": 0}, "rewards.v.max_tokens=0 is out of range"),
+        ({"kind": "diversity", "orders": 2}, "rewards.v.orders=2"),
+        ({"kind": "diversity", "template": "{question}"}, "takes {prompt} and {response}"),
+        ({"kind": "keywords", "pattern": None}, "rewards.v.pattern=None"),
+        ({"kind": "remote", "url": "http://x:port/"}, "is no address"),
+        ({"kind": "remote", "url": "http://x", "timeout": "60"}, "rewards.v.timeout='60'"),
+        ({"factor": 2}, "or _target_: module.function"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_one_sentence(settings, said):
+    with pytest.raises(UserError) as caught:
+        parse({"v": settings})
+    assert said in str(caught.value)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -127,7 +129,6 @@ def test_failures_are_tried_again_and_then_told_once(monkeypatch):
 def test_a_server_killed_in_mid_run_costs_nothing_that_was_scored(tmp_path, monkeypatch, capfd):
     """The server writes down what it is asked for and dies at its third request; the run is repeated with another."""
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
-    monkeypatch.setattr("mapft.rewards.scoring.CHUNK", 32)
     paths = worlds.build(tmp_path)
     asked = tmp_path / "asked.jsonl"
 
@@ -166,3 +167,150 @@ def test_a_server_killed_in_mid_run_costs_nothing_that_was_scored(tmp_path, monk
         process.stdout.close()
     rows = [tuple(row) for line in asked.read_text().splitlines() for row in json.loads(line)]
     assert len(rows) == 18 * 8  # training prompts of the 24, 8 samples each: every one asked for once
+
+
+class Scripted(BaseHTTPRequestHandler):
+    """Answers each request with the next of `answers`: (status, body, seconds to wait before it)."""
+
+    answers: ClassVar[list] = []
+    asked: ClassVar[list] = []
+
+    def do_POST(self):
+        self.asked.append(self.rfile.read(int(self.headers["Content-Length"])))
+        status, body, wait = self.answers.pop(0)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        for part in [bytes([byte]) for byte in body] if wait else [body]:
+            time.sleep(wait / max(len(body), 1))
+            try:
+                self.wfile.write(part)
+                self.wfile.flush()
+            except ConnectionError:
+                return
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def answering(*answers):
+        Scripted.answers, Scripted.asked = list(answers), []
+        return f"http://127.0.0.1:{server.server_address[1]}/score/v"
+
+    yield answering
+    server.shutdown()
+    server.server_close()
+
+
+GOOD = b'{"scores": [1.5, 2]}'
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_what_may_pass_is_tried_again(scripted, status):
+    url = scripted((status, b"busy", 0), (status, b"busy", 0), (200, GOOD, 0))
+    assert ask(url, retries=2).tolist() == [1.5, 2]
+    assert len(Scripted.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "advice"),
+    [(401, "set MAPFT_REWARD_TOKEN"), (404, "correct the address"), (413, "smaller batch"), (422, "what the server")],
+)
+def test_what_will_not_pass_is_asked_once(scripted, status, advice):
+    url = scripted((status, b'{"error": "No."}', 0), (200, GOOD, 0))
+    with pytest.raises(UserError, match=rf"after 1 tries \(status {status}: No\.\); .*{advice}"):
+        ask(url, retries=5)
+    assert len(Scripted.asked) == 1
+
+
+def test_an_answer_that_dribbles_is_too_late(scripted):
+    url = scripted((200, GOOD, 3.0))
+    begin = time.monotonic()
+    with pytest.raises(UserError, match="no whole answer within 0.3 s"):
+        ask(url, timeout=0.3)
+    assert time.monotonic() - begin < 2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"scores": [1]}', "gave 1 scores for 2"),
+        (b'{"scores": "12"}', "must answer"),
+        (b'{"scores": {"a": 1, "b": 2}}', "must answer"),
+        (b'{"scores": [true, false]}', "must answer"),
+        (b'{"scores": ["nan", 1]}', "must answer"),
+        (b'{"scores": [1' + b"0" * 400 + b", 2]}", "must answer"),
+        (b"[" * 5000, "must answer"),
+        (b"\xff\xfe", "must answer"),
+        (b'{"scores": [' + b"1, " * 400_000 + b"1]}", "more than 1048576 bytes"),
+    ],
+)
+def test_an_answer_of_another_shape_is_no_score(scripted, body, said):
+    with pytest.raises(UserError, match=said):
+        ask(scripted((200, body, 0)))
+
+
+def test_waits_grow_and_end(monkeypatch, scripted):
+    waits = []
+    monkeypatch.setattr(remote.time, "sleep", waits.append)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.5)
+    with pytest.raises(UserError, match="after 10 tries"):
+        ask(scripted(*[(503, b"", 0)] * 10), retries=9)
+    assert [wait for wait in waits if wait > 0] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_a_stranger_is_refused_before_the_body_is_read(serving, monkeypatch):
+    monkeypatch.setenv(remote.TOKEN, "open-sesame\n")
+    url = serving({"vowels": VOWELS})
+    with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10) as connection:
+        connection.sendall(b"POST /score/vowels HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.1 401 ")
+    assert ask(f"{url}/score/vowels")[0] == 2 / 3
+
+
+def raises(prompts, completions):
+    raise IndexError("list index out of range")
+
+
+def slow(prompts, completions):
+    CALLS.append(len(completions))
+    time.sleep(0.6)
+    return [0.0] * len(completions)
+
+
+CALLS: list[int] = []
+
+
+def test_a_request_that_nobody_waits_for_any_more_is_not_scored(serving, monkeypatch):
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    url = serving({"slow": {"kind": "function", "target": f"{__name__}:slow"}})
+    CALLS.clear()
+    with pytest.raises(UserError, match="after 3 tries"):
+        ask(f"{url}/score/slow", timeout=0.15, retries=2)
+    time.sleep(1.5)
+    assert len(CALLS) < 3
+
+
+def test_any_name_has_an_address(serving):
+    url = serving({"höflich, sehr": VOWELS, "broken": {"kind": "function", "target": f"{__name__}:raises"}})
+    assert ask(f"{url}/score/höflich, sehr")[0] == 2 / 3
+    with pytest.raises(UserError, match="status 422: .*IndexError"):
+        ask(f"{url}/score/broken")
+
+
+def test_models_that_do_not_load_are_named_before_serving():
+    with pytest.raises(UserError, match="rewards.v.path=/nowhere does not exist"):
+        RewardServer(parse({"v": {"kind": "classifier", "path": "/nowhere"}}))
+
+
+@pytest.mark.parametrize("port", ["port=99999", "port=abc"])
+def test_a_wrong_port_is_one_sentence(port, capfd):
+    target = "+rewards.v={kind: function, target: 'tests.worlds:vowels'}"
+    assert main(["serve-rewards", "rewards=[]", target, port]) == 2
+    assert "is no port" in capfd.readouterr().err

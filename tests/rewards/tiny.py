@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -12,6 +16,7 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     OPTConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
@@ -30,6 +35,40 @@ def save(folder: Path, name: str, make, config, eos: str = "[SEP]") -> str:
     model.save_pretrained(folder / name)
     words.save_pretrained(folder / name)
     return str(folder / name)
+
+
+def causal_judge(folder: Path, name: str, labels: int = 1, **config) -> str:
+    """A GPT-2 or Llama classifier as many are on the Hub: no pad token, neither in the tokenizer nor in the config."""
+    words = tokenizer("</s>")
+    torch.manual_seed(0)
+    shape = (
+        SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2}
+        if name == "llama"
+        else {"n_embd": 32, "n_layer": 2, "n_head": 2}
+    )
+    make = LlamaConfig if name == "llama" else GPT2Config
+    config |= {"vocab_size": len(words), "num_labels": labels, "initializer_range": 0.5, "eos_token_id": 0}
+    model = AutoModelForSequenceClassification.from_config(make(**shape, **config, pad_token_id=None)).eval()
+    model.save_pretrained(folder / name)
+    words.save_pretrained(folder / name)
+    return str(folder / name)
+
+
+def paired_bert(folder: Path) -> str:
+    """A BERT regression head and a tokenizer that marks the second segment, as a cross-encoder has them."""
+    words = Tokenizer(WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "why": 3, "yes": 4, "no": 5, "[UNK]": 6}, "[UNK]"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.post_processor = TemplateProcessing(
+        "[CLS] $A [SEP]", "[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    torch.manual_seed(0)
+    shape = SHAPE | {"intermediate_size": 64, "vocab_size": 7, "num_labels": 1, "initializer_range": 0.5}
+    AutoModelForSequenceClassification.from_config(BertConfig(**shape)).save_pretrained(folder / "paired")
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=inputs, **names)
+    fast.save_pretrained(folder / "paired")
+    return str(folder / "paired")
 
 
 def presets(folder: Path) -> dict[str, str]:

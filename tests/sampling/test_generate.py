@@ -6,9 +6,14 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse, Replace, Sequence, Strip
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from mapft.config import DataConfig, ModelConfig, SamplingConfig, TooLong
 from mapft.errors import UserError
+from mapft.forward import response_texts
 from mapft.sampling.generate import draw, refuse_long, shortened, tokenize
 from mapft.sampling.models import TUNED, load_policy
 from tests.ppo import tabular
@@ -53,6 +58,16 @@ def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, how, expected, 
     data = DataConfig(path="x", max_prompt_tokens=2, too_long=how)
     prompts = ["a", "a b c d", [{"role": "user", "content": "a b c d"}]]
     assert shortened(prompts, tokenizer, data) == (expected, long)
+
+
+def test_responses_keep_the_space_before_them():
+    """Under a decoder that strips the beginning of a text, as Llama-2's does."""
+    words = Tokenizer(WordLevel({"▁Why": 0, "▁so": 1, "?": 2, "▁Yes": 3, "</s>": 4, "▁": 5}, "?"))
+    words.decoder = Sequence([Replace("▁", " "), Fuse(), Strip(" ", 1, 0)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+    assert tokenizer.decode([3, 1]) == "Yes so"
+    prompts, responses = [[0, 1, 2], [0], [], [0, 4]], [[3, 1, 4], [2], [3], torch.tensor([3])]
+    assert response_texts(tokenizer, prompts, responses) == [" Yes so", "?", "Yes", "Yes"]
 
 
 def test_pickled_weights_are_refused_unless_allowed(tmp_path):

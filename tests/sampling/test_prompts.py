@@ -1,6 +1,7 @@
 """Truth: the file's own lines, and the split's promise that a prompt's side depends on its text alone."""
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -31,6 +32,35 @@ def test_messages_are_kept_and_read_by_their_contents(tmp_path):
     pd.DataFrame({"prompt": [chat, other]}).to_parquet(tmp_path / "p.parquet")
     assert load_prompts(DataConfig(path=str(tmp_path / "p.parquet"))) == [chat, other]
     assert text_of(chat) == "Be kind.\nHello?"
+
+
+def test_messages_with_the_same_words_and_other_roles_are_other_prompts(tmp_path):
+    one = [{"role": "user", "content": "Be kind.\nHello?"}]
+    two = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
+    assert load_prompts(write(tmp_path / "p.jsonl", [{"prompt": one}, {"prompt": two}, {"prompt": one}])) == [one, two]
+
+
+def test_texts_become_messages(tmp_path):
+    data = write(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
+    messages = [[{"role": "user", "content": text}] for text in "ab"]
+    assert load_prompts(replace(data, as_chat=True)) == messages
+
+
+def test_texts_of_a_table_stay_as_they_are_written(tmp_path):
+    (tmp_path / "p.csv").write_text("prompt\nNA\n007\nNone\n", "utf-8")
+    assert load_prompts(DataConfig(path=str(tmp_path / "p.csv"))) == ["NA", "007", "None"]
+
+
+def test_lone_surrogates_and_byte_order_marks_are_read(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a\\ud800"}\n{"prompt": [{"role": "user", "content": "b"}]}\n')
+    with pytest.raises(UserError, match="mixes"):
+        load_prompts(DataConfig(path=str(path)))
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a\\ud800"}\n{"prompt": "b"}\n')
+    assert load_prompts(DataConfig(path=str(path))) == ["a?", "b"]
+    path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        load_prompts(DataConfig(path=str(path)))
 
 
 def test_the_side_of_a_prompt_depends_on_its_text_alone():
