@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,7 +19,9 @@ COMMANDS = {
     "score": ("score", "score them under every value"),
     "solve": ("solve", "solve lambda for the palette, or say why there is none"),
     "train": ("train", "move the policy there by LoRA PPO"),
-    "evaluate": ("evaluate", "realized levels on held-out prompts"),
+    "evaluate": ("evaluate", "realized levels on held-out prompts, pictures, report.html"),
+    "decode": ("decode", "aligned responses without training: n candidates of the base policy, one returned"),
+    "compare": ("compare", "the same budget spent on other methods, judged on the same prompts"),
     "export": ("export", "the aligned model in one piece, and model cards"),
 }
 
@@ -63,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _with_hydra("serve", settings, _serve)
         elif command in COMMANDS:
             stage, as_json = COMMANDS[command][0], "--json" in overrides
-            _with_hydra("config", settings, lambda config: _execute(config, stage, as_json))
+            said = shlex.join(["mapft", command, *settings])
+            _with_hydra("config", settings, lambda config: _execute(config, stage, as_json, said))
         else:
             raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
     except KeyboardInterrupt:
@@ -105,16 +109,16 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _execute(settings: Any, stage: str, as_json: bool) -> None:
+def _execute(settings: Any, stage: str, as_json: bool, command: str) -> None:
     from omegaconf import OmegaConf
 
     from mapft.config import Config
 
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
-    from mapft.stages import execute
+    from mapft.closing import execute
 
-    execute(config, stage, as_json)
+    execute(config, stage, as_json, command)
 
 
 def _serve(settings: Any) -> None:
@@ -136,15 +140,15 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], None
     import hydra
     from hydra.core.config_store import ConfigStore
 
-    from mapft.config import Config, SequentialMode, SimultaneousMode
+    from mapft.config import MODES, Config
     from mapft.paths import shipped
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main` as they are
     sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
-    store.store(group="mode", name="simultaneous_schema", node=SimultaneousMode)
-    store.store(group="mode", name="sequential_schema", node=SequentialMode)
+    for name, mode in MODES.items():
+        store.store(group="mode", name=f"{name}_schema", node=mode)
     failures: list[BaseException] = []
 
     def job(settings: Any) -> None:

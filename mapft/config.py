@@ -156,6 +156,31 @@ class SamplingConfig:
         _require(self.batch_size >= 1, "sampling.batch_size", self.batch_size, "at least 1")
 
 
+class Choose(StrEnum):
+    """How decoding picks one of n candidates: drawn by softmax(lam.r), the best, or by rejection (exact p_lam)."""
+
+    draw = "draw"
+    best = "best"
+    rejection = "rejection"
+
+
+@dataclass(kw_only=True)
+class DecodingConfig:
+    """Decoding-time alignment (see mapft/sampling/decoding.py)."""
+
+    candidates: int = 16  # n per response; rejection draws n at a time
+    choose: Choose = Choose.draw
+    most_candidates: int = 4096  # per response, after which rejection gives up on it
+    prompts: str | None = None  # a file or dataset of prompts, read as data.* says; null: the held-out prompts
+    samples_per_prompt: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.candidates >= 1, "decoding.candidates", self.candidates, "at least 1")
+        most = self.most_candidates
+        _require(most >= self.candidates, "decoding.most_candidates", most, "at least decoding.candidates")
+        _require(self.samples_per_prompt >= 1, "decoding.samples_per_prompt", self.samples_per_prompt, "at least 1")
+
+
 @dataclass(kw_only=True)
 class PaletteConfig:
     """The level wanted of each value, each value in one way; values of `rewards` that stand nowhere here are free."""
@@ -185,6 +210,20 @@ class DualConfig:
     estimator: EstimatorName = EstimatorName.auto
     if_unattainable: Unattainable = Unattainable.stop
     floor_ess: float | None = None  # effective samples that the nearest palette keeps; null: 30
+
+
+class Method(StrEnum):
+    """A way to a policy that `mapft compare` knows."""
+
+    simultaneous = "simultaneous"
+    sequential = "sequential"
+    decoding = "decoding"
+    single = "single"
+    morlhf = "morlhf"
+    soup = "soup"
+    best_of_n = "best_of_n"
+    dpo = "dpo"
+    published = "published"
 
 
 class Residency(StrEnum):
@@ -225,6 +264,64 @@ class SequentialMode(ModeConfig):
         _require(self.tolerance >= 0, "mode.tolerance", self.tolerance, "0 or more")
         _require(self.smallest_step >= 0, "mode.smallest_step", self.smallest_step, "0 or more")
         _require(self.stage_episodes >= 1, "mode.stage_episodes", self.stage_episodes, "at least 1")
+
+
+@dataclass(kw_only=True)
+class ScalarizedMode(ModeConfig):
+    """A baseline: PPO on a fixed mixture of the values, whatever level of each comes of it.
+
+    One weight is RLHF on one value; random weights are MORLHF, a linear scalarisation.
+    """
+
+    weights: dict[str, float] = field(default_factory=dict)  # by value, per sd, >= 0; values not named have none
+    kl: float | None = None  # nats from p0 at which the mixture's optimum lies; null: where the palette's lies
+
+    def __post_init__(self) -> None:
+        _require(any(self.weights.values()), "mode.weights", self.weights, "a weight above 0 for one value or more")
+        for name, weight in self.weights.items():
+            _require(weight >= 0, f"mode.weights.{name}", weight, "0 or more")
+        _require(self.kl is None or self.kl > 0, "mode.kl", self.kl, "above 0, or null for the palette's")
+
+
+@dataclass(kw_only=True)
+class SoupMode(ScalarizedMode):
+    """A baseline, rewarded soup: the average of the adapters trained on one value each, with these weights.
+
+    Rame et al., 2023, arXiv 2306.04488.
+    """
+
+
+@dataclass(kw_only=True)
+class PublishedMode(ModeConfig):
+    """A baseline: the recipe that came with the paper, the pooled dual's lam.r as reward at a KL weight of .2."""
+
+    kl_coef: float = 0.2
+
+    def __post_init__(self) -> None:
+        _require(self.kl_coef > 0, "mode.kl_coef", self.kl_coef, "above 0")
+
+
+@dataclass(kw_only=True)
+class DPOMode(ModeConfig):
+    """A baseline: DPO on pairs of pilot samples, the one with the higher lam.r preferred (Rafailov et al., 2023)."""
+
+    beta: float = 0.1
+    learning_rate: float | None = None  # null: the trainer's
+
+    def __post_init__(self) -> None:
+        _require(self.beta > 0, "mode.beta", self.beta, "above 0")
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "mode.learning_rate", rate, "above 0, or null for the trainer's")
+
+
+MODES: dict[str, type[ModeConfig]] = {
+    "simultaneous": SimultaneousMode,
+    "sequential": SequentialMode,
+    "scalarized": ScalarizedMode,
+    "soup": SoupMode,
+    "published": PublishedMode,
+    "dpo": DPOMode,
+}
 
 
 @dataclass(kw_only=True)
@@ -299,11 +396,44 @@ class TrainerConfig:
 
 
 @dataclass(kw_only=True)
+class PolicyConfig:
+    """A policy to evaluate beside the base and the one that was trained: an adapter on the base, or decoding."""
+
+    adapter: str | None = None  # folder or Hub id
+    candidates: int | None = None  # decoding with n candidates and the pilot's lambda
+    choose: Choose = Choose.draw
+    samples_per_prompt: int | None = None  # null: evaluation.samples_per_prompt
+
+    def __post_init__(self) -> None:
+        if (self.adapter is None) == (self.candidates is None):
+            raise UserError("A policy of evaluation.policies has either an adapter or candidates; give one of them.")
+        _require(self.candidates is None or self.candidates >= 1, "candidates", self.candidates, "at least 1")
+        per_prompt = self.samples_per_prompt
+        _require(per_prompt is None or per_prompt >= 1, "samples_per_prompt", per_prompt, "at least 1")
+
+
+def _policy(name: str, settings: Any) -> PolicyConfig:
+    """Plain settings, as Hydra gives them below a name of the user's, as a PolicyConfig."""
+    if isinstance(settings, PolicyConfig):
+        return settings
+    known = [f.name for f in dataclasses.fields(PolicyConfig)]
+    if not isinstance(settings, dict) or not set(settings) <= set(known):
+        raise UserError(f"evaluation.policies.{name}={settings} does not fit; its settings are {', '.join(known)}.")
+    for key in ("candidates", "samples_per_prompt"):
+        if not isinstance(settings.get(key), int | None) or isinstance(settings.get(key), bool):
+            raise UserError(f"evaluation.policies.{name}.{key}={settings[key]} is no whole number.")
+    if settings.get("choose", "draw") not in list(Choose):
+        raise UserError(f"evaluation.policies.{name}.choose={settings['choose']} is none of {', '.join(Choose)}.")
+    return PolicyConfig(**settings | {"choose": Choose(settings.get("choose", "draw"))})
+
+
+@dataclass(kw_only=True)
 class EvaluationConfig:
     """The check of the promise on held-out prompts."""
 
     prompts: int | None = 512  # of the held-out prompts; null: all
     samples_per_prompt: int = 8
+    policies: dict[str, Any] = field(default_factory=dict)  # PolicyConfig by name, besides base and tuned
     confidence: float = 0.95
     bootstrap: int = 2000  # resamples of the prompts
     tolerance_sd: float = 0.10  # a target counts as met down to this many base sd below it
@@ -313,6 +443,25 @@ class EvaluationConfig:
         _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "between 0 and 1")
         _require(self.samples_per_prompt >= 1, "evaluation.samples_per_prompt", self.samples_per_prompt, "at least 1")
         _require(self.bootstrap >= 100, "evaluation.bootstrap", self.bootstrap, "at least 100")
+        self.policies = {name: _policy(name, settings) for name, settings in self.policies.items()}
+        taken = sorted({"base", "tuned"} & set(self.policies))
+        _require(
+            not taken, "evaluation.policies", ", ".join(taken), "named otherwise than the two that are always there"
+        )
+
+
+@dataclass(kw_only=True)
+class ComparisonConfig:
+    """`mapft compare`: which methods, beside this run's, are trained and evaluated on the same prompts."""
+
+    methods: list[Method] = field(default_factory=lambda: list(Method))
+    random_weights: int = 5  # of morlhf
+    soup_steps: int = 3  # of soup: weights are multiples of 1/steps that sum to 1
+    candidates: int = 16  # of decoding and best_of_n
+
+    def __post_init__(self) -> None:
+        for name in ("random_weights", "soup_steps", "candidates"):
+            _require(getattr(self, name) >= 1, f"comparison.{name}", getattr(self, name), "at least 1")
 
 
 @dataclass(kw_only=True)
@@ -337,7 +486,9 @@ class Config:
     mode: ModeConfig
     trainer: TrainerConfig
     refine: RefineConfig
+    decoding: DecodingConfig
     evaluation: EvaluationConfig
+    comparison: ComparisonConfig
     tracking: TrackingConfig
     seed: int = 0
     name: str = "run"  # begins the run folder's name
@@ -356,6 +507,11 @@ class Config:
             )
         if not wanted:
             raise UserError("The palette names no value; give a target, for example +palette.quantiles.humor=0.7.")
+        if isinstance(self.mode, ScalarizedMode) and not set(self.mode.weights) <= set(self.rewards):
+            raise UserError(
+                f"mode.weights names {', '.join(sorted(set(self.mode.weights) - set(self.rewards)))}, which no reward "
+                f"scores (rewards: {', '.join(self.rewards)})."
+            )
         order = self.mode.order if isinstance(self.mode, SequentialMode) else None
         if order is not None and (set(order) != wanted or len(order) != len(wanted)):
             raise UserError(

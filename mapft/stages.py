@@ -1,16 +1,14 @@
-"""The main job in five stages, each leaving an artifact in the run folder and reusing it when it is there.
+"""The main job up to the trained policy, in stages; each leaves an artifact in the run folder and reuses what is there.
 
-    sample -> score -> solve -> train -> evaluate
+    sample -> score -> solve -> train
 
-samples.parquet, scores.parquet, solution.json, adapter/, evaluation.json (and report.md). Samples and scores live in
-the store beside the run folders too, so that runs which differ in the palette share them.
+samples.parquet, scores.parquet, solution.json, adapter/ and training.json. Samples and scores live in the store beside
+the run folders too, so that runs which differ in the palette share them. mapft/closing.py has what comes after.
 """
 
 import dataclasses
-import json
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -22,16 +20,32 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mapft.config import Config, EstimatorName, Quantization, SequentialMode, TooLong, Unattainable, fingerprint
+from mapft.config import (
+    Config,
+    DPOMode,
+    EstimatorName,
+    ModeConfig,
+    PublishedMode,
+    ScalarizedMode,
+    SequentialMode,
+    SimultaneousMode,
+    SoupMode,
+    TooLong,
+    Unattainable,
+    fingerprint,
+)
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
 from mapft.rewards import Score, identity, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
-from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
+from mapft.sampling.store import read_json, stored, write_atomically, write_json
 from mapft.seeding import derive_seed
 
 PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
+
+
+TRAINING = "training.json"  # in the run folder: the multipliers that training ended with
 
 
 class Run:
@@ -51,12 +65,12 @@ class Run:
         settings["rewards"] = self.identities = {name: identity(given) for name, given in config.rewards.items()}
         self.base_files = [path for path in (config.model.path, config.model.adapter, config.data.path) if path]
         paths = [*self.base_files, *(path for score in self.scores.values() for path in score.files())]
-        self.files = {path: _file_state(path) for path in paths}
+        self.files = {path: file_state(path) for path in paths}
         self.fingerprint = fingerprint(settings, self.files)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
         self.folder = Path(config.run_dir) if config.run_dir else self.root / name
 
-    def open(self) -> None:
+    def open(self, command: str = "") -> None:
         """Make the run folder and write down what the run is; refuse a folder that holds another run."""
         path = self.folder / "config.json"
         if path.exists() and read_json(path)["fingerprint"] != self.fingerprint:
@@ -65,8 +79,13 @@ class Run:
             )
         if self.main and not path.exists():
             versions = {package: version(package) for package in PACKAGES}
-            settings = {k: v for k, v in dataclasses.asdict(self.config).items() if k != "evaluation"}
-            write_json(path, {"fingerprint": self.fingerprint, "versions": versions, "config": settings})
+            settings = {
+                k: v
+                for k, v in dataclasses.asdict(self.config).items()
+                if k not in ("evaluation", "decoding", "comparison")
+            }
+            record = {"fingerprint": self.fingerprint, "command": command, "versions": versions, "config": settings}
+            write_json(path, record)
 
     @cached_property
     def prompts(self) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
@@ -110,7 +129,7 @@ class Run:
     def score(self) -> RewardMatrix:
         """Every pilot sample under every value -> scores.parquet."""
         samples = self.sample()
-        table = self._kept("scores", lambda: self._score(samples, "scoring"))
+        table = self._kept("scores", lambda: self.score_samples(samples, "scoring"))
         return RewardMatrix(table[list(self.scores)].to_numpy(), list(self.scores), table["prompt_id"].to_numpy())
 
     def solve(self) -> DualSolution:
@@ -143,7 +162,7 @@ class Run:
             "files": {path: self.files[path] for path in self.base_files},
         }
 
-    def _scoring_depends(self) -> dict[str, Any]:
+    def scoring_depends(self) -> dict[str, Any]:
         return self._sampling_depends() | {"rewards": self.identities, "files": self.files}
 
     def _kept(self, kind: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -174,7 +193,7 @@ class Run:
                 lambda done, total: progress("sampling the base policy", done, total),
             )
 
-    def _score(self, samples: pd.DataFrame, what: str) -> pd.DataFrame:
+    def score_samples(self, samples: pd.DataFrame, what: str) -> pd.DataFrame:
         """Scores are kept in the store value by value, so that another value or palette scores only what is new."""
         from mapft.rewards.scoring import score_texts
 
@@ -200,169 +219,52 @@ class Run:
     # ------------------------------------------------------------------ train, evaluate
 
     def train(self) -> Path:
-        """PPO towards p_lam -> adapter/; continues from the last checkpoint of a killed run."""
-        adapter = self.folder / "adapter"
-        if not (adapter / "adapter_config.json").exists():
-            solution, sd = self.solve(), read_json(self.folder / "solution.json")["sd"]
-            if isinstance(self.config.mode, SequentialMode):
-                from mapft.align.sequential import Sequential
-
-                targets, prompts = solution.targets, self.prompts[0]
-                Sequential(self.config, self.scores, targets, sd, prompts, self.folder, self.progress).train()
-            else:
-                from mapft.align.simultaneous import train
-
-                train(self.config, self.scores, solution, sd, self.prompts[0], self.folder)
+        """Move the policy as the mode says -> adapter/, training.json; goes on from the last checkpoint of a kill."""
+        adapter, record = self.folder / "adapter", self.folder / TRAINING
+        if not record.exists():
+            lam = self._train()
+            if self.main:
+                write_json(record, {"mode": self.config.mode.name, "lam": lam})
         return adapter
+
+    def _train(self) -> dict[str, float] | None:
+        """adapter/, and the multipliers that the policy was trained towards, where it was."""
+        from mapft.align import baselines
+        from mapft.align.sequential import Sequential
+        from mapft.align.simultaneous import train
+
+        config, mode, folder, solution = self.config, self.config.mode, self.folder, self.solve()
+        sd, prompts = read_json(folder / "solution.json")["sd"], self.prompts[0]
+        if isinstance(mode, SequentialMode):
+            return Sequential(config, self.scores, solution.targets, sd, prompts, folder, self.progress).train()
+        if isinstance(mode, SoupMode):
+            kept = {
+                name: self.variant(ScalarizedMode(name="scalarized", weights={name: 1.0}, kl=mode.kl))
+                for name in mode.weights
+            }
+            adapters = {name: run.train() for name, run in kept.items()}
+            baselines.average(config.model, adapters, mode.weights, folder)
+            return None
+        if isinstance(mode, DPOMode):
+            baselines.dpo(config, self.prompts[1], self.sample(), self.score(), solution.lam, folder)
+            return None
+        if isinstance(mode, SimultaneousMode):
+            return train(config, self.scores, solution, sd, prompts, folder)
+        baseline = baselines.published if isinstance(mode, PublishedMode) else baselines.scalarized
+        return baseline(config, self.scores, solution, self.score(), prompts, folder)
+
+    def variant(self, mode: ModeConfig) -> "Run":
+        """The same run in another mode, in its own folder, on the same samples, scores and solution."""
+        run = Run(dataclasses.replace(self.config, mode=mode, run_dir=None))
+        run.console.quiet = self.console.quiet
+        run.open(f"mode={mode.name}, of {self.folder.name}")
+        return run
 
     def join_training(self) -> None:
         """What a process other than the main one does: wait for lambda, then take part in training."""
         while not (self.folder / "solution.json").exists():
             time.sleep(0.2)
         self.train()
-
-    def show(self, made: Any, as_json: bool) -> None:
-        """The artifact of a stage that was called alone, for a reader or (solutions) as JSON for a machine."""
-        if isinstance(made, DualSolution):
-            self._show_solution(made, as_json)
-        else:
-            self.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
-
-    def _show_solution(self, solution: DualSolution, as_json: bool) -> None:
-        from mapft.palette import adjustment_table, analyse, bootstrap, explain, table
-
-        matrix = self.score()
-        record = read_json(self.folder / "solution.json")
-        uncertainty, trouble = None, ""
-        with self.console.status("resampling the prompts for intervals"):
-            try:
-                uncertainty = bootstrap(matrix, solution)
-            except UserError as error:
-                trouble = f"No intervals: {error}"
-        if as_json:
-            more = {"analysis": analyse(matrix, solution).to_dict(), "asked": record["asked"]}
-            more |= {"adjusted": record["adjusted"], "intervals": uncertainty and uncertainty.to_dict()}
-            print(json.dumps(solution.to_dict() | more, indent=2))
-            return
-        if record["adjusted"]:
-            asked = Palette(record["asked"])
-            nearest = adjust(matrix, asked, floor_ess=self.config.dual.floor_ess, estimator=solution.estimator)
-            self.console.print("The palette asked for is out of reach; this is the nearest one that is not.")
-            self.console.print(adjustment_table(matrix, nearest))
-        self.console.print(table(matrix, solution, uncertainty))
-        self.console.print(explain(matrix, solution, uncertainty), soft_wrap=True)
-        if trouble:
-            self.console.print(trouble, soft_wrap=True)
-
-    def evaluate(self) -> dict[str, Any]:
-        """Realized levels of base and adapter on held-out prompts -> evaluation.json, report.md.
-
-        They are made again when the settings of the evaluation have changed.
-        """
-        path, settings = self.folder / "evaluation.json", dataclasses.asdict(self.config.evaluation)
-        if not path.exists() or read_json(path)["settings"] != settings:
-            from mapft.evaluation.report import write_markdown
-
-            summary = self._summary()
-            self._draw()
-            write_atomically(self.folder / "report.md", lambda temporary: write_markdown(summary, temporary))
-            write_json(path, summary | {"settings": settings})
-        return read_json(path)
-
-    def export(self) -> Path:
-        """The aligned model without adapter -> merged/, and model cards for it and for adapter/."""
-        from mapft.evaluation.card import model_card
-        from mapft.sampling.models import load_policy, with_adapter
-
-        if self.config.model.quantization is not Quantization.none:
-            raise UserError(
-                f"model.quantization={self.config.model.quantization.value}: an adapter cannot be merged into a "
-                "rounded base without loss; use the adapter as it is."
-            )
-        summary, record = self.evaluate(), read_json(self.folder / "config.json")
-        adapter, merged = self.train(), self.folder / "merged"
-        if not merged.exists():
-            policy, tokenizer = load_policy(self.config.model)
-            whole = with_adapter(policy, adapter).merge_and_unload()
-            temporary = self.folder / f".merged.{os.getpid()}.tmp"
-            whole.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            temporary.rename(merged)
-        for folder, library in ((adapter, "peft"), (merged, "transformers")):
-            write_text(folder / "README.md", model_card(summary, record["config"], record["versions"], library))
-        return merged
-
-    def _draw(self) -> None:
-        """figures/: the training's trajectories and, in sequential mode, its stages."""
-        from mapft.evaluation import pictures
-
-        figures, mode, solution = self.folder / pictures.FIGURES, self.config.mode, self.solve()
-        if (figures / "trajectories.png").exists():
-            return
-        folders = [self.folder]
-        if isinstance(mode, SequentialMode):
-            record = read_json(self.folder / "sequential.json")
-            folders = [self.folder / stage["folder"] for stage in record["stages"]]
-            pictures.save(pictures.stages(record, solution.lam, mode.tolerance), figures, "stages")
-        logs = [folder / "logs.jsonl" for folder in folders if (folder / "logs.jsonl").exists()]
-        if logs:  # none where the base policy keeps the palette already
-            pictures.save(pictures.trajectories(logs, solution.targets), figures, "trajectories")
-
-    def _summary(self) -> dict[str, Any]:
-        from mapft.align.refinement import REFINEMENTS, read_history
-        from mapft.align.sequential import STAGES
-        from mapft.evaluation.realized import summarize
-
-        solution, adapter = self.solve(), self.train()
-        record = read_json(self.folder / "solution.json")
-        refinements = read_history(self.folder / REFINEMENTS)
-        lam = refinements[-1]["lam"] if refinements else solution.lam
-        sequential: dict[str, Any] = {"stages": [], "end": ""}
-        if isinstance(self.config.mode, SequentialMode):
-            sequential = read_json(self.folder / STAGES)
-            lam = dict.fromkeys(solution.lam, 0.0) | {stage["value"]: stage["lam"] for stage in sequential["stages"]}
-        base = self._evaluate_policy("base", None)
-        tuned = self._evaluate_policy("tuned", adapter)
-        return {
-            **summarize(base, tuned, solution, record["sd"], self.config.evaluation, self.config.seed),
-            "lam": lam,
-            "stages": sequential["stages"],
-            "end": sequential["end"],
-            "adjusted": record["adjusted"],
-            "adapter": str(adapter),
-        }
-
-    def _evaluate_policy(self, name: str, adapter: Path | None) -> pd.DataFrame:
-        """Fresh responses to the held-out prompts with their scores -> evaluation_{name}.parquet."""
-        per_prompt = self.config.evaluation.samples_per_prompt
-        policy = "base" if adapter is None else _file_state(str(adapter / "adapter_model.safetensors"))
-        which = {"policy": policy, "prompts": self.config.evaluation.prompts, "samples_per_prompt": per_prompt}
-        depends = self._scoring_depends() | which
-        table = stored(self.root / "store", "evaluation", depends, lambda: self._draw_held_out(name, adapter))
-        path = self.folder / f"evaluation_{name}.parquet"
-        write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-        return table
-
-    def _draw_held_out(self, name: str, adapter: Path | None) -> pd.DataFrame:
-        from mapft.sampling.generate import draw, tokenize
-        from mapft.sampling.models import load_policy, with_adapter
-
-        config = self.config
-        policy, tokenizer = load_policy(config.model)
-        with self.progress() as progress:
-            samples = draw(
-                policy if adapter is None else with_adapter(policy, adapter),
-                tokenizer,
-                tokenize(self.prompts[2], tokenizer),
-                config.sampling,
-                config.evaluation.samples_per_prompt,
-                derive_seed(config.seed, "evaluation", name),
-                lambda done, total: progress(f"sampling the {name} policy", done, total),
-                measure_kl=adapter is not None,
-            )
-        del policy
-        scores = self._score(samples, f"scoring the {name} policy").drop(columns="prompt_id")
-        return pd.concat([samples, scores], axis=1)
 
 
 ESTIMATORS: dict[EstimatorName, Estimator | None] = {
@@ -375,7 +277,7 @@ _WHAT_IS_DONE = {
     TooLong.drop: "left out",
     TooLong.cut: "cut (texts keep their ends; messages are left out)",
 }
-_NOT_TRAINED = ("tracking", "output", "run_dir", "evaluation")
+_NOT_TRAINED = ("tracking", "output", "run_dir", "evaluation", "decoding", "comparison")
 
 
 def make_palette(config: Config, matrix: RewardMatrix, scores: Mapping[str, Score]) -> Palette:
@@ -418,32 +320,8 @@ def _unattainable(solution: DualSolution, palette: Palette, nearest: Palette) ->
     )
 
 
-def _file_state(path: str) -> list[list[Any]]:
+def file_state(path: str) -> list[list[Any]]:
     """Name, size and time of the files behind a local path; empty for a Hub id, which its revision describes."""
     local = Path(resolve(path)).expanduser()
     files = sorted(local.iterdir()) if local.is_dir() else [local] if local.is_file() else []
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file() and f.name != "README.md"]
-
-
-def execute(config: Config, stage: str, as_json: bool = False) -> None:
-    """Run the job up to and including `stage`; what is already there is kept."""
-    warnings.filterwarnings(
-        "ignore", "`is_gradient_checkpointing", FutureWarning
-    )  # transformers about peft's and TRL's use
-    run = Run(config)
-    run.open()
-    run.console.quiet = run.console.quiet or as_json
-    run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
-    if config.model.adapter:
-        run.console.print(
-            f"The base policy is {config.model.path} with the adapter {config.model.adapter}.", soft_wrap=True
-        )
-    if not run.main:
-        if stage in ("train", "evaluate"):
-            run.join_training()
-    elif stage == "evaluate":
-        from mapft.evaluation.report import print_closing
-
-        print_closing(run.evaluate(), run.console)
-    else:
-        run.show(getattr(run, stage)(), as_json)

@@ -1,6 +1,7 @@
 """The command line as a user meets it. Truth: exit codes, one sentence on stderr, and what is on disk."""
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -89,10 +90,95 @@ def test_the_main_job_on_a_model_prompts_and_rewards_of_the_users_own(world, tmp
     assert main([*arguments, "evaluation.samples_per_prompt=8", "evaluation.confidence=0.5"]) == 0
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     changed = {path.name for path in after if path.is_file() and after[path] != before.get(path)}
-    assert changed == {"evaluation.json", "report.md", "evaluation_base.parquet", "evaluation_tuned.parquet"}
+    tables = {f"evaluation_{name}.parquet" for name in ("base", "tuned", "decoding")}
+    pictures = {path.name for path in (folder / "figures").iterdir()}
+    assert changed == {"evaluation.json", "report.md", "report.csv", "report.html"} | tables | pictures
     narrow = json.loads((folder / "evaluation.json").read_text())["values"]["vowels"]["realized"]
     assert narrow["high"] - narrow["low"] < 0.6 * (vowels["realized"]["high"] - vowels["realized"]["low"])
     assert emitted(folder / "logs.jsonl") == set(METRICS)
+
+
+def test_decoding_streams_resumes_and_says_what_it_cannot_reach(world, tmp_path, capfd):
+    arguments = ["decode", *own(world, tmp_path, "decoding.candidates=4", "sampling.batch_size=8")]
+    assert main(arguments) == 0
+    printed = capfd.readouterr().out
+    assert "responses to" in printed
+    [path] = tmp_path.glob("run-*/decoded-draw-4-*.jsonl")
+    whole = path.read_text("utf-8").splitlines(keepends=True)
+    rows = [json.loads(line) for line in whole]
+    assert [row["prompt_id"] for row in rows] == list(range(len(rows)))
+    assert {"prompt", "response", "vowels", "judge", "ess", "kl", "candidates"} <= set(rows[0])
+    path.write_text("".join(whole[:3]) + whole[3][:20], "utf-8")
+    assert main(arguments) == 0
+    assert path.read_text("utf-8").splitlines(keepends=True) == whole
+    (tmp_path / "one.jsonl").write_text(json.dumps({"question": "Why is it so quiet?"}) + "\n")
+    one = [f"decoding.prompts={tmp_path / 'one.jsonl'}", "decoding.samples_per_prompt=3", "decoding.choose=best"]
+    capfd.readouterr()
+    assert main([*arguments, *one, "palette.quantiles.vowels=0.95", "decoding.candidates=2"]) == 0
+    assert re.search(r"needs [0-9.]+ nats .* draw \d+ candidates or more", capfd.readouterr().out)
+    [path] = tmp_path.glob("run-*/decoded-best-2-*.jsonl")
+    assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["Why is it so quiet?"] * 3
+    assert main([*arguments, "decoding.choose=rejection"]) == 2
+    assert "vowels has none; choose=draw" in capfd.readouterr().err
+
+
+def test_any_policy_is_evaluated_beside_the_others(world, tmp_path, capfd):
+    """The run's own adapter under another name has the levels of `tuned` within noise, and a KL of its own."""
+    arguments = own(world, tmp_path, *SMALL)
+    assert main(["train", *arguments]) == 0
+    [adapter] = tmp_path.glob("run-*/adapter")
+    more = [f"+evaluation.policies.other.adapter={adapter}", "+evaluation.policies.other.samples_per_prompt=6"]
+    more += ["+evaluation.policies.best={candidates: 4, choose: best}"]
+    assert main(["evaluate", *arguments, *more]) == 0
+    found = json.loads((adapter.parent / "evaluation.json").read_text())["policies"]
+    assert list(found) == ["base", "tuned", "decoding", "other", "best"]
+    assert found["other"]["responses"] == 6 * found["decoding"]["responses"]
+    assert found["base"]["kl"]["mean"] == 0
+    assert found["best"]["kl"]["mean"] == pytest.approx(math.log(4) - 0.75)
+    assert found["best"]["win_rate"]["vowels"]["mean"] > 0.5
+    report = (adapter.parent / "report.html").read_text()
+    assert "mapft train experiment=own" in report
+    assert {path.stem for path in (adapter.parent / "figures").glob("*.svg")} == {
+        "promise",
+        "radar",
+        "front",
+        "distributions",
+        "trajectories",
+    }
+    for wrong, said in (
+        ("none={}", "either an adapter or candidates"),
+        ("two={adapter: x, candidates: 2}", "either an adapter or candidates"),
+        ("odd={candidate: 2}", "its settings are adapter, candidates, choose"),
+        ("odd={candidates: many}", "evaluation.policies.odd.candidates=many is no whole number"),
+        ("odd={candidates: 2, choose: worst}", "choose=worst is none of draw, best, rejection"),
+        ("tuned={candidates: 2}", "the two that are always there"),
+    ):
+        assert main(["evaluate", *arguments, f"+evaluation.policies.{wrong}"]) == 2
+        assert said in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_method_is_compared_and_nothing_is_made_twice(world, tmp_path, capfd):
+    targets = ["+palette.quantiles.judge=0.6", "sampling.samples_per_prompt=16"]
+    sizes = ["comparison.random_weights=2", "comparison.soup_steps=2", "comparison.candidates=4"]
+    arguments = ["compare", *own(world, tmp_path, *SMALL, *targets, *sizes, "mode=sequential", "mode.rounds=1")]
+    arguments += ["mode.stage_episodes=64"]
+    assert main(arguments) == 0
+    [points] = tmp_path.glob("run-*/comparison/points.json")
+    families = [point["family"] for point in json.loads(points.read_text())["points"].values()]
+    trained = ["single"] * 2 + ["morlhf"] * 2 + ["soup", "dpo", "published"]
+    assert families == ["base", "simultaneous", "sequential", "decoding", "best_of_n", *trained]
+    assert "Points in the palette's quadrant: base 0/1, simultaneous" in capfd.readouterr().out
+    assert {path.name for path in points.parent.iterdir()} == {
+        "points.json",
+        "points.csv",
+        "comparison.md",
+        "comparison.svg",
+        "comparison.png",
+    }
+    adapters = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("adapter_model.safetensors")}
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("adapter_model.safetensors")} == adapters
 
 
 def emitted(logs: Path) -> set[str]:
@@ -334,6 +420,10 @@ def test_sequential_mode_runs_to_the_closing_table(world, tmp_path, capfd):
     assert [stage["value"] for stage in summary["stages"]] == ["judge", "vowels"]
     assert summary["lam"] == {stage["value"]: stage["lam"] for stage in summary["stages"]}
     assert sorted(path.name for path in (tmp_path / "run" / "figures").glob("*.png")) == [
+        "distributions.png",
+        "front.png",
+        "promise.png",
+        "radar.png",
         "stages.png",
         "trajectories.png",
     ]

@@ -83,8 +83,9 @@ class Sequential:
     run: Path
     progress: Progress
 
-    def train(self) -> None:
-        """Visit the values in turn until the palette is kept, and leave the last stage's adapter in the run folder.
+    def train(self) -> dict[str, float]:
+        """Visit the values in turn until the palette is kept; the last stage's adapter is left in the run folder, and
+        the multipliers that the policy then has are returned.
 
         Every stage leaves a folder in stages/, and sequential.json tells what each did; a killed run goes on at the
         stage and step where it was.
@@ -105,10 +106,11 @@ class Sequential:
         if not trained:
             none = dict.fromkeys(order[:1], 0.0)
             fit(self.config, models, Aim(none, none, self.targets, self.sd), self.prompts, self.run)
-        elif PartialState().is_main_process:
+        elif PartialState().is_main_process and not (self.run / ADAPTER).exists():
             temporary = self.run / f".{ADAPTER}.tmp"
             shutil.copytree(self.run / trained[-1].folder / ADAPTER, temporary, dirs_exist_ok=True)
             temporary.rename(self.run / ADAPTER)
+        return dict.fromkeys(self.scores, 0.0) | {stage.value: stage.lam for stage in stages}
 
     @property
     def mode(self) -> SequentialMode:

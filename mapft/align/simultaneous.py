@@ -18,7 +18,7 @@ def train(
     sd: Mapping[str, float],
     prompts: list[Prompt],
     run: Path,
-) -> None:
+) -> dict[str, float]:
     """Move the policy to p_lam and leave its adapter, logs.jsonl and refinement.json in the run folder.
 
     Every value is scored and logged, so that a slack one is seen sinking.
@@ -26,4 +26,4 @@ def train(
     assert isinstance(config.mode, SimultaneousMode)
     models = RewardModels(scores, config.mode.reward_models)
     none = dict.fromkeys(solution.lam, 0.0)
-    fit(config, models, Aim(solution.lam, none, solution.targets, sd), prompts, run)
+    return dict(fit(config, models, Aim(solution.lam, none, solution.targets, sd), prompts, run))

@@ -1,6 +1,6 @@
-"""Realized levels on held-out prompts, with intervals.
+"""Realized levels on held-out prompts, with intervals; every policy against the base policy.
 
-Shapes: P prompts, R bootstrap resamples.
+Shapes: P prompts, K responses of one policy to a prompt.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,11 @@ import pandas as pd
 
 from mapft.config import EvaluationConfig
 from mapft.palette import DualSolution
+from mapft.rewards.diversity import DiversityScore
 from mapft.seeding import derive_seed
+
+DISTINCT = DiversityScore(measure="distinct", orders=(2,), template="{response}")
+BASE, TUNED = "base", "tuned"
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ def mean_over_prompts(
     Responses to one prompt are alike, so resampling them one by one would give intervals that are too narrow.
     """
     _, group = np.unique(prompt_ids, return_inverse=True)
-    means_P = np.bincount(group, weights=numbers) / np.bincount(group)
+    return resampled(np.bincount(group, weights=numbers) / np.bincount(group), settings, seed)
+
+
+def resampled(means_P: np.ndarray, settings: EvaluationConfig, seed: int = 0) -> Estimate:
+    """The mean of one number per prompt, with the percentile interval of its bootstrap."""
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     draws = rng.integers(len(means_P), size=(settings.bootstrap, len(means_P)))
     tail = (1 - settings.confidence) / 2
@@ -40,9 +48,43 @@ def mean_over_prompts(
     return Estimate(float(means_P.mean()), float(low), float(high))
 
 
+def win_rate(policy: pd.DataFrame, base: pd.DataFrame, value: str, settings: EvaluationConfig, seed: int) -> Estimate:
+    """E_x P(r(x,y) > r(x,y0)) + P(=) / 2 for independent y ~ policy, y0 ~ base; over all pairs of each prompt."""
+    against = {prompt: rows.to_numpy() for prompt, rows in base.groupby("prompt_id")[value]}
+    wins_P = [
+        (np.sign(rows.to_numpy()[:, None] - against[prompt]).mean() + 1) / 2
+        for prompt, rows in policy.groupby("prompt_id")[value]
+    ]
+    return resampled(np.array(wins_P), settings, seed)
+
+
+def describe(
+    policy: pd.DataFrame, base: pd.DataFrame, values: list[str], settings: EvaluationConfig, seed: int
+) -> dict[str, Any]:
+    """One policy in numbers, each an Estimate: levels and win_rate by value, kl, tokens, distinct_2, truncated.
+
+    policy, base: one row per response, with prompt_id, response, tokens, finished, kl (nats; 0 for the base) and a
+    column per value. distinct_2: unique word pairs / word pairs of a response. truncated: share that ran into the
+    length limit.
+    """
+    ids = policy["prompt_id"].to_numpy()
+
+    def estimate(numbers: Any) -> dict[str, float]:
+        return asdict(mean_over_prompts(np.asarray(numbers, dtype=float), ids, settings, seed))
+
+    return {
+        "levels": {name: estimate(policy[name]) for name in values},
+        "win_rate": {name: asdict(win_rate(policy, base, name, settings, seed)) for name in values},
+        "kl": estimate(policy["kl"]),
+        "tokens": estimate(policy["tokens"]),
+        "distinct_2": estimate(DISTINCT.score(policy["prompt"].tolist(), policy["response"].tolist())),
+        "truncated": estimate(~policy["finished"].astype(bool)),
+        "responses": len(policy),
+    }
+
+
 def summarize(
-    base: pd.DataFrame,
-    tuned: pd.DataFrame,
+    policies: Mapping[str, pd.DataFrame],
     solution: DualSolution,
     sd: Mapping[str, float],
     settings: EvaluationConfig,
@@ -50,19 +92,17 @@ def summarize(
 ) -> dict[str, Any]:
     """Promised and realized, value by value; gap_sd = (realized - target) / sd of the pilot's base scores.
 
-    base, tuned: one row per response, with prompt_id, a column per value, and (tuned) kl.
+    policies: the tables of `describe` by name, "base" and "tuned" among them; the promise is judged on "tuned".
     """
-
-    def estimate(table: pd.DataFrame, column: str) -> dict[str, float]:
-        ids = table["prompt_id"].to_numpy()
-        return asdict(mean_over_prompts(table[column].to_numpy(), ids, settings, seed))
-
+    base, names = policies[BASE], list(solution.lam)
+    described = {name: describe(table, base, names, settings, seed) for name, table in policies.items()}
+    tuned = described[TUNED]
     values = {}
     for name, lam in solution.lam.items():
-        realized, target = estimate(tuned, name), solution.targets.get(name)
+        realized, target = tuned["levels"][name], solution.targets.get(name)
         gap = None if target is None or sd[name] == 0 else (realized["mean"] - target) / sd[name]
         values[name] = {
-            "base": estimate(base, name)["mean"],
+            "base": described[BASE]["levels"][name]["mean"],
             "target": target,
             "lam": lam,
             "predicted": solution.realized[name],
@@ -73,9 +113,10 @@ def summarize(
         }
     return {
         "values": values,
+        "policies": described,
         "kl_predicted": solution.kl,
-        "kl": estimate(tuned, "kl"),
-        "prompts": int(tuned["prompt_id"].nunique()),
+        "kl": tuned["kl"],
+        "prompts": int(policies[TUNED]["prompt_id"].nunique()),
         "confidence": settings.confidence,
         "tolerance_sd": settings.tolerance_sd,
     }

@@ -17,7 +17,7 @@ from mapft.palette.dual import solve_dual, solve_many
 from mapft.palette.estimators import ESTIMATORS, Estimator
 from mapft.palette.explain import adjustment_table, adjustment_text, explain, table
 from mapft.palette.feasibility import Certificate
-from mapft.palette.frontier import Front, feasible_region, pareto_front
+from mapft.palette.frontier import Front, at_kl, feasible_region, pareto_front
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.precision import SamplePlan, StandardErrors, required_samples, standard_errors
@@ -46,6 +46,7 @@ __all__ = [
     "adjustment_table",
     "adjustment_text",
     "analyse",
+    "at_kl",
     "bootstrap",
     "explain",
     "feasible_region",

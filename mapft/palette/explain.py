@@ -47,7 +47,7 @@ def table(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty
     grid = Table(title=f"{solution.status}: {solution.estimator}, margin {solution.margin:+.3f} sd")
     interval = [] if uncertainty is None else [f"{uncertainty.level:.0%} interval"]
     for heading in ("value", "base", "target", "realized", *interval, "lambda", *interval, "nats per sd"):
-        grid.add_column(heading, justify="left" if heading == "value" else "right")
+        grid.add_column(heading, justify="left" if heading == "value" else "right", overflow="fold")
     for name in matrix.values:
         target, lam = solution.targets.get(name), solution.lam[name]
         sd, per_sd = _units(matrix, name)

@@ -8,7 +8,7 @@ Legend: n points or directions, V values. Directions are in units of 1/sd, every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +82,32 @@ def pareto_front(
         levels_nV=levels_nV * scale_V + problem.frame.base_V[columns],
         kl_n=(lam_nV * levels_nV).sum(axis=1) - [tilt.log_z for tilt in tilts],
     )
+
+
+def at_kl(
+    matrix: RewardMatrix, weights: Mapping[str, float], kl: float, *, estimator: Estimator | None = None
+) -> dict[str, float]:
+    """lam (nats per raw unit) = t * weights / sd with KL(p_lam || p0) = kl nats: how far a direction goes for a price.
+
+    weights: >= 0, per sd; values that are not named have none, and a value whose scores are constant gets 0. Raises
+    UserError for an unknown value, a negative weight, none above 0, or a KL that is not positive. Source: theorem 3.
+    """
+    wrong = [f"{name}={weight}" for name, weight in weights.items() if not 0 <= weight < np.inf]
+    if wrong or not any(weights.values()):
+        raise UserError(
+            f"weights {', '.join(wrong) or 'of 0'} give no direction: all are at least 0, and one is above."
+        )
+    if not kl > 0:
+        raise UserError(f"kl is {kl}: a policy lies at a positive distance from the base policy, for example 1.0 nats.")
+    problem = Problem(matrix, choose_estimator(matrix, estimator))
+    columns = np.array(matrix.index(list(weights)))
+    movable_V = ~problem.frame.constant_V[columns]
+    direction_V = np.array(list(weights.values()), dtype=float) * movable_V
+    if not direction_V.any():
+        raise UserError(f"the scores of {', '.join(weights)} are constant: no policy on the samples moves them.")
+    lam_V = _length(problem.partition.only(columns), direction_V / direction_V.sum(), kl) * direction_V
+    lam_V /= direction_V.sum()
+    return dict(zip(weights, (lam_V / problem.frame.scale_V[columns]).tolist(), strict=True))
 
 
 def _check_front(values: Sequence[str], n: int, kl: float) -> None:

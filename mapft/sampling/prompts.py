@@ -15,7 +15,7 @@ FILES = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
-def load_prompts(data: DataConfig) -> list[Prompt]:
+def load_prompts(data: DataConfig, least: int = 2) -> list[Prompt]:
     """The distinct prompts, in their order: texts, or lists of messages. Raises UserError row by row."""
     path = Path(resolve(data.path)).expanduser()
     rows = _read(path, data) if path.is_file() else _read_dataset(str(path), data)
@@ -33,11 +33,9 @@ def load_prompts(data: DataConfig) -> list[Prompt]:
         prompts = {key: _as_chat(prompt) for key, prompt in prompts.items()}
     if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
         raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
-    if len(prompts) < 2:
-        raise UserError(
-            f"{data.path} holds {len(prompts)} distinct prompts; at least 2 are needed, one to train on and one to "
-            "evaluate on."
-        )
+    if len(prompts) < least:
+        why = ", one to train on and one to evaluate on" if least == 2 else ""
+        raise UserError(f"{data.path} holds {len(prompts)} distinct prompts; at least {least} are needed{why}.")
     return list(prompts.values())
 
 

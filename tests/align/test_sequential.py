@@ -15,8 +15,10 @@ from mapft.align import fit, sequential
 from mapft.align.sequential import Sequential, Stage, decide, ended, read_stages
 from mapft.config import (
     AdapterConfig,
+    ComparisonConfig,
     Config,
     DataConfig,
+    DecodingConfig,
     DualConfig,
     EvaluationConfig,
     ModelConfig,
@@ -88,7 +90,9 @@ class World:
             mode=SequentialMode(name="sequential", **mode),
             trainer=TrainerConfig(**trainer),
             refine=RefineConfig(**refine),
+            decoding=DecodingConfig(),
             evaluation=EvaluationConfig(),
+            comparison=ComparisonConfig(),
             tracking=TrackingConfig(),
         )
         kinds = parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.lam})

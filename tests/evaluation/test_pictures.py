@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mapft.evaluation import pictures
+from mapft.palette import Palette, RewardMatrix, pareto_front, solve_dual
 
 
 def logs(path, steps, **columns):
@@ -43,3 +45,88 @@ def test_stages_show_lam_against_the_simultaneous_solution(tmp_path):
     assert right.lines[0].get_ydata().tolist() == pytest.approx([0.5, 0.2])
     pictures.save(figure, tmp_path / "figures", "stages")
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["stages.png", "stages.svg"]
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """A pilot of three values with targets for two or all, and a summary with levels that are easy to find again."""
+    scores = np.random.default_rng(0).normal(size=(400, 3))
+    matrix = RewardMatrix(scores, ["a", "b", "c"], np.repeat(np.arange(100), 4))
+    solution = solve_dual(matrix, Palette({"a": 0.5, "b": 0.4}))
+
+    def level(mean):
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.2}
+
+    policies = {
+        "base": {"levels": {"a": level(0.0), "b": level(0.0), "c": level(0.0)}},
+        "tuned": {"levels": {"a": level(0.5), "b": level(0.3), "c": level(-0.1)}},
+    }
+    values = {
+        name: {"target": solution.targets.get(name), "predicted": solution.realized[name], "sd": 2.0, "base": 0.0}
+        for name in "abc"
+    }
+    return matrix, solution, {"values": values, "policies": policies}
+
+
+def test_the_promise_is_drawn_in_sd_above_base(judged):
+    axis = pictures.promise(judged[2]).axes[0]
+    bars = {box.get_label(): box for box in axis.containers if not box.get_label().startswith("_")}
+    assert set(bars) == {"base", "tuned"}
+    tuned = [box for box in axis.containers if box[0].get_color() == bars["tuned"][0].get_color()]
+    assert [box[0].get_ydata()[0] for box in tuned] == pytest.approx([0.25, 0.15, -0.05])
+    lengths = [np.diff(box[2][0].get_segments()[0][:, 1])[0] for box in tuned]
+    assert lengths == pytest.approx([0.15] * 3)
+
+
+def test_radar_shows_quantiles_of_the_base_scores(judged):
+    matrix, _, summary = judged
+    axis = pictures.radar(matrix, summary).axes[0]
+    ring = next(line for line in axis.lines if line.get_label() == "tuned").get_ydata()
+    by_hand = [(matrix.column(name) < c).mean() for name, c in (("a", 0.5), ("b", 0.3), ("c", -0.1))]
+    assert list(ring) == pytest.approx([*by_hand, by_hand[0]])
+
+
+def test_two_values_are_shown_as_bars(judged):
+    matrix, _, summary = judged
+    fewer = {key: {n: rest[n] for n in list(rest)[:2]} for key, rest in summary.items()}
+    fewer["policies"] = {
+        name: {"levels": {v: found["levels"][v] for v in "ab"}} for name, found in summary["policies"].items()
+    }
+    axis = pictures.radar(matrix, fewer).axes[0]
+    assert [patch.get_height() for patch in axis.patches[2:]] == [
+        (matrix.column("a") < 0.5).mean(),
+        (matrix.column("b") < 0.3).mean(),
+    ]
+
+
+def test_the_front_lies_at_the_palettes_kl_and_the_corner_is_shaded(judged):
+    matrix, solution, summary = judged
+    axis = pictures.front(matrix, solution, summary).axes[0]
+    curve = max(axis.lines, key=lambda line: len(line.get_xdata()))
+    best = pareto_front(matrix, ["a", "b"], 60, kl=solution.kl).levels_nV
+    np.testing.assert_allclose(curve.get_xydata(), best)
+    beyond = best @ [solution.lam["a"], solution.lam["b"]]
+    assert beyond.max() == pytest.approx(
+        solution.targets["a"] * solution.lam["a"] + solution.targets["b"] * solution.lam["b"], abs=1e-3
+    )
+    corner = axis.collections[-1].get_paths()[0].vertices if axis.collections else None
+    assert corner is not None
+    shaded = next(c for c in axis.collections if type(c).__name__ in ("PolyCollection", "FillBetweenPolyCollection"))
+    vertices = shaded.get_paths()[0].vertices
+    assert vertices.min(axis=0).tolist() == [0.5, 0.4]
+
+
+def test_distributions_hold_every_response_and_the_targets(judged):
+    _, solution, _ = judged
+    rng = np.random.default_rng(0)
+    tables = {name: pd.DataFrame(rng.normal(size=(60, 3)), columns=list("abc")) for name in ("base", "tuned")}
+    axes = pictures.distributions(tables, solution).axes
+    assert [axis.get_xlabel() for axis in axes] == ["a", "b", "c"]
+    outline = axes[0].patches[0].get_xy()
+    assert outline[:, 1].max() <= 1
+    assert [line.get_xdata()[0] for line in axes[1].lines] == [0.4, 0.4][:1]
+    assert not axes[2].lines
+
+
+def test_no_logs_no_trajectories(tmp_path):
+    assert pictures.trajectories([logs(tmp_path / "1", [1], loss=[0.5])], {}) is None

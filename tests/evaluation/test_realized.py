@@ -1,6 +1,7 @@
 """Truth: hand arithmetic, and the coverage of a planted mean."""
 
 from io import StringIO
+from math import erf
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from mapft.config import EvaluationConfig
-from mapft.evaluation.realized import mean_over_prompts, summarize
+from mapft.evaluation.realized import describe, mean_over_prompts, summarize, win_rate
 from mapft.evaluation.report import closing_table
 from mapft.palette import Palette, RewardMatrix, solve_dual
 
@@ -31,17 +32,63 @@ def test_interval_covers_a_planted_mean():
     assert 0.92 <= covered / 400 <= 0.98
 
 
+def responses(prompt_ids, **columns) -> pd.DataFrame:
+    """A table of responses as evaluation makes it; what is not given is plain."""
+    rows = len(prompt_ids)
+    plain = {"prompt": [f"prompt {i}" for i in prompt_ids], "response": ["a b a b"] * rows, "tokens": [4] * rows}
+    plain |= {"finished": [True] * rows, "kl": [0.0] * rows}
+    return pd.DataFrame({"prompt_id": prompt_ids, **plain, **columns})
+
+
 def test_summary_gives_gaps_in_sd_of_the_pilot_and_judges_targets_alone():
     pilot = RewardMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "b"], [0, 0, 1, 1])
     solution = solve_dual(pilot, Palette({"a": 1.5}))
-    tuned = pd.DataFrame({"prompt_id": [0, 1], "a": [1.2, 1.6], "b": [5.0, 5.0], "kl": [0.1, 0.3]})
-    base = pd.DataFrame({"prompt_id": [0, 1], "a": [1.0, 1.0], "b": [2.0, 2.0]})
-    summary = summarize(base, tuned, solution, pilot.sd, EvaluationConfig(tolerance_sd=0.05), seed=0)
+    tuned = responses([0, 1], a=[1.2, 1.6], b=[5.0, 5.0], kl=[0.1, 0.3])
+    base = responses([0, 1], a=[1.0, 1.0], b=[2.0, 2.0])
+    settings = EvaluationConfig(tolerance_sd=0.05)
+    summary = summarize({"base": base, "tuned": tuned}, solution, pilot.sd, settings, seed=0)
     assert summary["values"]["a"]["gap_sd"] == pytest.approx((1.4 - 1.5) / 1.0)
     assert summary["values"]["a"]["met"] is False
     assert summary["values"]["b"]["target"] is summary["values"]["b"]["met"] is None
     assert summary["kl"]["mean"] == pytest.approx(0.2)
     assert summary["kl_predicted"] == solution.kl
+    assert list(summary["policies"]) == ["base", "tuned"]
+
+
+def test_a_policy_in_numbers():
+    """Wins over all pairs of a prompt: (3>1, 3>2, 1=1, 1<2) = 2.5 of 4, then (5>0) = 1 of 1."""
+    base = responses([0, 0, 1], a=[1.0, 2.0, 0.0])
+    policy = responses(
+        [0, 0, 1],
+        a=[3.0, 1.0, 5.0],
+        kl=[0.1, 0.3, 0.6],
+        tokens=[2, 4, 9],
+        response=["x y x y", "one two three", ""],
+        finished=[True, True, False],
+    )
+    found = describe(policy, base, ["a"], EvaluationConfig(), 0)
+    assert found["win_rate"]["a"]["mean"] == pytest.approx((2.5 / 4 + 1) / 2)
+    assert found["levels"]["a"]["mean"] == pytest.approx((2 + 5) / 2)
+    assert found["kl"]["mean"] == pytest.approx((0.2 + 0.6) / 2)
+    assert found["tokens"]["mean"] == pytest.approx((3 + 9) / 2)
+    assert found["distinct_2"]["mean"] == pytest.approx(((2 / 3 + 1) / 2 + 0) / 2)
+    assert found["truncated"]["mean"] == pytest.approx(0.5)
+    own = describe(base, base, ["a"], EvaluationConfig(), 0)
+    assert own["win_rate"]["a"]["mean"] == own["win_rate"]["a"]["low"] == 0.5
+
+
+def test_intervals_of_win_rates_cover_a_planted_truth():
+    """Scores are prompt effect + noise, the policy's .5 higher: it wins with probability Phi(.5 / sqrt 2)."""
+    rng = np.random.default_rng(1)
+    settings, ids = EvaluationConfig(bootstrap=400), np.repeat(np.arange(80), 3)
+    truth, covered = 0.5 * (1 + erf(0.5 / 2)), 0
+    for seed in range(400):
+        prompt = rng.normal(size=80)[ids]
+        base = pd.DataFrame({"prompt_id": ids, "a": prompt + rng.normal(size=240)})
+        policy = pd.DataFrame({"prompt_id": ids, "a": prompt + 0.5 + rng.normal(size=240)})
+        found = win_rate(policy, base, "a", settings, seed)
+        covered += found.low <= truth <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
 
 
 def test_the_closing_table_shows_the_lambda_that_training_ended_with():

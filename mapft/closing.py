@@ -1,0 +1,287 @@
+"""What a run ends with: the promise checked, pictures and report, decoding, the model in one piece.
+
+Every function takes a `Run`, makes what is missing before it, and keeps what is there.
+"""
+
+import dataclasses
+import json
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mapft.config import Choose, Config, PolicyConfig, Quantization, SequentialMode, fingerprint
+from mapft.errors import UserError
+from mapft.palette import DualSolution, Palette, adjust, explain
+from mapft.sampling.prompts import load_prompts
+from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
+from mapft.seeding import derive_seed
+from mapft.stages import TRAINING, Run, file_state
+
+if TYPE_CHECKING:
+    from mapft.sampling.decoding import AlignedSampler
+
+
+def execute(config: Config, stage: str, as_json: bool = False, command: str = "") -> None:
+    """Run the job up to and including `stage`; what is already there is kept. command: as the user gave it."""
+    warnings.filterwarnings(
+        "ignore", "`is_gradient_checkpointing", FutureWarning
+    )  # transformers about peft's and TRL's use
+    run = Run(config)
+    run.open(command)
+    run.console.quiet = run.console.quiet or as_json
+    run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
+    if config.model.adapter:
+        run.console.print(
+            f"The base policy is {config.model.path} with the adapter {config.model.adapter}.", soft_wrap=True
+        )
+    if not run.main:
+        if stage in ("train", "evaluate"):
+            run.join_training()
+        return
+    made: Any = (CLOSING[stage] if stage in CLOSING else getattr(Run, stage))(run)
+    if stage == "solve":
+        _show_solution(run, made, as_json)
+    elif stage != "evaluate":
+        run.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
+
+
+def _show_solution(run: Run, solution: DualSolution, as_json: bool) -> None:
+    """For a reader, or as JSON for a machine."""
+    from mapft.palette import adjustment_table, analyse, bootstrap, table
+
+    matrix = run.score()
+    record = read_json(run.folder / "solution.json")
+    uncertainty, trouble = None, ""
+    with run.console.status("resampling the prompts for intervals"):
+        try:
+            uncertainty = bootstrap(matrix, solution)
+        except UserError as error:
+            trouble = f"No intervals: {error}"
+    if as_json:
+        more = {"analysis": analyse(matrix, solution).to_dict(), "asked": record["asked"]}
+        more |= {"adjusted": record["adjusted"], "intervals": uncertainty and uncertainty.to_dict()}
+        print(json.dumps(solution.to_dict() | more, indent=2))
+        return
+    if record["adjusted"]:
+        asked = Palette(record["asked"])
+        nearest = adjust(matrix, asked, floor_ess=run.config.dual.floor_ess, estimator=solution.estimator)
+        run.console.print("The palette asked for is out of reach; this is the nearest one that is not.")
+        run.console.print(adjustment_table(matrix, nearest))
+    run.console.print(table(matrix, solution, uncertainty))
+    run.console.print(explain(matrix, solution, uncertainty), soft_wrap=True)
+    if trouble:
+        run.console.print(trouble, soft_wrap=True)
+
+
+# ---------------------------------------------------------------------- evaluate
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Every policy on the held-out prompts -> evaluation.json, figures/, report.html, report.md, report.csv.
+
+    They are made again when the settings of the evaluation have changed.
+    """
+    from mapft.evaluation.report import print_closing, write_report
+
+    path, settings = run.folder / "evaluation.json", _plain(run.config.evaluation)
+    if not path.exists() or read_json(path)["settings"] != settings:
+        summary, tables = _summary(run)
+        pictures, explanation = _pictures(run, summary, tables), explain(run.score(), run.solve())
+        write_report(summary, tables, pictures, explanation, read_json(run.folder / "config.json"), run.folder)
+        write_json(path, summary | {"settings": settings})
+    summary = read_json(path)
+    print_closing(summary, run.console)
+    return summary
+
+
+def policies(run: Run) -> dict[str, PolicyConfig | None]:
+    """What is evaluated, by name; None is the base policy."""
+    tuned = PolicyConfig(adapter=str(run.train()))
+    return {"base": None, "tuned": tuned, **run.config.evaluation.policies}
+
+
+def evaluate_policy(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
+    """Fresh responses to the held-out prompts with their scores and kl -> evaluation_{name}.parquet."""
+    settings = run.config.evaluation
+    per_prompt = (policy.samples_per_prompt if policy else None) or settings.samples_per_prompt
+    depends = run.scoring_depends() | {"prompts": settings.prompts, "samples_per_prompt": per_prompt, "policy": "base"}
+    if policy and policy.adapter:
+        depends["policy"] = [name, file_state(policy.adapter)]
+    elif policy:
+        depends["policy"] = [name, _plain(policy), run.solve().lam]
+    table = stored(run.root / "store", "evaluation", depends, lambda: _draw_held_out(run, name, policy, per_prompt))
+    path = run.folder / f"evaluation_{name}.parquet"
+    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
+    return table
+
+
+def _draw_held_out(run: Run, name: str, policy: PolicyConfig | None, per_prompt: int) -> pd.DataFrame:
+    from mapft.sampling.generate import draw, tokenize
+    from mapft.sampling.models import load_policy, with_adapter
+
+    config, held_out = run.config, run.prompts[2]
+    if policy and policy.candidates:
+        parts: list[pd.DataFrame] = []
+        how = {"samples_per_prompt": per_prompt, "most": config.decoding.most_candidates}
+        seed = derive_seed(config.seed, "evaluation", name)
+        with run.progress() as progress:
+            for part in _sampler(run).stream(held_out, policy.candidates, policy.choose, seed=seed, **how):
+                parts.append(part)
+                progress(f"decoding: {name}", sum(map(len, parts)), len(held_out) * per_prompt)
+        return pd.concat(parts, ignore_index=True)
+    base, tokenizer = load_policy(config.model)
+    with run.progress() as progress:
+        samples = draw(
+            with_adapter(base, Path(policy.adapter)) if policy and policy.adapter else base,
+            tokenizer,
+            tokenize(held_out, tokenizer),
+            config.sampling,
+            per_prompt,
+            derive_seed(config.seed, "evaluation", name),
+            lambda done, total: progress(f"sampling the {name} policy", done, total),
+            measure_kl=policy is not None,
+        )
+    del base
+    if policy is None:
+        samples["kl"] = 0.0
+    scores = run.score_samples(samples, f"scoring the {name} policy").drop(columns="prompt_id")
+    return pd.concat([samples, scores], axis=1)
+
+
+def _sampler(run: Run) -> "AlignedSampler":
+    """With the pilot's lambda."""
+    from mapft.sampling.decoding import AlignedSampler
+    from mapft.sampling.models import load_policy
+
+    base, tokenizer = load_policy(run.config.model)
+    return AlignedSampler(base, tokenizer, run.scores, run.solve().lam, run.config.sampling)
+
+
+def _summary(run: Run) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
+    from mapft.align.sequential import STAGES
+    from mapft.evaluation.realized import summarize
+
+    solution, record = run.solve(), read_json(run.folder / "solution.json")
+    tables = {name: evaluate_policy(run, name, policy) for name, policy in policies(run).items()}
+    sequential: dict[str, Any] = {"stages": [], "end": ""}
+    if isinstance(run.config.mode, SequentialMode):
+        sequential = read_json(run.folder / STAGES)
+    summary = {
+        **summarize(tables, solution, record["sd"], run.config.evaluation, run.config.seed),
+        "lam": read_json(run.folder / TRAINING)["lam"] or solution.lam,
+        "stages": sequential["stages"],
+        "end": sequential["end"],
+        "adjusted": record["adjusted"],
+        "asked": record["asked"],
+        "ways": run.config.palette.ways(),
+        "solution": record["solution"],
+        "adapter": str(run.folder / "adapter"),
+    }
+    return summary, tables
+
+
+def _pictures(run: Run, summary: dict[str, Any], tables: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """figures/*.svg and *.png; the caption of each by file name."""
+    from mapft.evaluation import pictures
+
+    figures, mode, solution, matrix = run.folder / pictures.FIGURES, run.config.mode, run.solve(), run.score()
+    drawn = {
+        "promise": (pictures.promise(summary), "Predicted for the pilot, and realized on held-out prompts."),
+        "radar": (pictures.radar(matrix, summary), "Level of each value as a quantile of the base scores."),
+        "front": (pictures.front(matrix, solution, summary), "Levels in pairs, with the front at the palette's KL."),
+        "distributions": (pictures.distributions(tables, solution), "Scores of base and aligned policy."),
+    }
+    folders = [run.folder]
+    if isinstance(mode, SequentialMode):
+        record = read_json(run.folder / "sequential.json")
+        folders = [run.folder / stage["folder"] for stage in record["stages"]]
+        drawn["stages"] = (pictures.stages(record, solution.lam, mode.tolerance), "Every stage of sequential mode.")
+    logs = [folder / "logs.jsonl" for folder in folders if (folder / "logs.jsonl").exists()]
+    if logs:  # none where the base policy keeps the palette already
+        found = pictures.trajectories(logs, solution.targets)
+        if found is not None:
+            drawn["trajectories"] = (found, "Mean scores and multipliers while training.")
+    for name, (figure, _) in drawn.items():
+        pictures.save(figure, figures, name)
+    return {name: caption for name, (_, caption) in drawn.items()}
+
+
+# ---------------------------------------------------------------------- decode, export
+
+
+def decode(run: Run) -> Path:
+    """Aligned responses without training -> decoded-*.jsonl, line by line as they come; a stopped one goes on."""
+    from mapft.evaluation.report import print_decoding
+    from mapft.sampling.decoding import too_few
+
+    settings, solution, prompts = run.config.decoding, run.solve(), run.prompts[2]
+    if settings.prompts:
+        prompts = load_prompts(dataclasses.replace(run.config.data, path=settings.prompts), least=1)
+    if settings.choose is not Choose.rejection and (sentence := too_few(solution.kl, settings.candidates)):
+        run.console.print(sentence, soft_wrap=True)
+    n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
+    name = fingerprint(settings, solution.lam, prompts)
+    path = run.folder / f"decoded-{settings.choose.value}-{n}-{name}.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    if len(lines) < total or not lines[-1].endswith("\n"):
+        sampler = _sampler(run)
+        chunk = sampler.chunk_size(n, per_prompt)
+        first = len(lines[:-1]) // (chunk * per_prompt) * chunk  # the last line may be torn
+        lines = lines[: first * per_prompt]
+        write_text(path, "".join(lines))
+        how = {"samples_per_prompt": per_prompt, "most": settings.most_candidates, "first": first}
+        parts = sampler.stream(prompts, n, settings.choose, seed=derive_seed(run.config.seed, "decode"), **how)
+        with path.open("a", encoding="utf-8") as file, run.progress() as progress:
+            for part in parts:
+                lines += part.to_json(orient="records", lines=True).splitlines(keepends=True)
+                file.writelines(lines[-len(part) :])
+                file.flush()
+                progress("decoding", len(lines), total)
+    print_decoding(pd.DataFrame(map(json.loads, lines)), solution, run.config.evaluation, run.console)
+    return path
+
+
+def export(run: Run) -> Path:
+    """The aligned model without adapter -> merged/, and model cards for it and for adapter/."""
+    from mapft.evaluation.card import model_card
+    from mapft.sampling.models import load_policy, with_adapter
+
+    if run.config.model.quantization is not Quantization.none:
+        raise UserError(
+            f"model.quantization={run.config.model.quantization.value}: an adapter cannot be merged into a "
+            "rounded base without loss; use the adapter as it is."
+        )
+    summary, record = evaluate(run), read_json(run.folder / "config.json")
+    adapter, merged = run.train(), run.folder / "merged"
+    if not merged.exists():
+        policy, tokenizer = load_policy(run.config.model)
+        whole = with_adapter(policy, adapter).merge_and_unload()
+        temporary = run.folder / f".merged.{os.getpid()}.tmp"
+        whole.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        temporary.rename(merged)
+    for folder, library in ((adapter, "peft"), (merged, "transformers")):
+        write_text(folder / "README.md", model_card(summary, record["config"], record["versions"], library))
+    return merged
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+
+
+def _compare(run: Run) -> Path:
+    from mapft.comparison import compare
+
+    return compare(run)
+
+
+CLOSING: dict[str, Callable[[Run], Any]] = {
+    "evaluate": evaluate,
+    "decode": decode,
+    "compare": _compare,
+    "export": export,
+}

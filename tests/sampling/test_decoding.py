@@ -1,0 +1,207 @@
+"""Truth: the tabular world enumerated. The law of decoding is computed exactly, as an integral."""
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.special import xlogy
+
+from mapft.config import Choose, ModelConfig, SamplingConfig
+from mapft.errors import UserError
+from mapft.rewards import parse
+from mapft.sampling.decoding import AlignedSampler, effective, too_few
+from mapft.sampling.models import load_policy
+from tests.ppo import tabular
+
+LAM = {"sweet": 0.9, "short": 1.1}
+TASTE = np.random.default_rng(5).normal(size=(tabular.STEPS, len(tabular.WORDS)))
+
+
+def sweet(prompts, completions):
+    """A taste for each word at each place."""
+    words = [text.split() for text in completions]
+    return [sum(TASTE[t, tabular.WORDS.index(word)] for t, word in enumerate(text)) / 1.5 for text in words]
+
+
+def short(prompts, completions):
+    """1 for the empty response, 0 for the longest."""
+    return [1 - len(text.split()) / tabular.STEPS for text in completions]
+
+
+SCORES = parse(
+    {
+        "sweet": {"kind": "function", "target": f"{__name__}:sweet", "high": 4.0},
+        "short": {"kind": "function", "target": f"{__name__}:short", "low": 0.0, "high": 1.0},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Policy, tokenizer, the responses as texts, log p0 of each text per prompt (P, Y), and lam.r of each text (Y,)."""
+    folder = tmp_path_factory.mktemp("tabular")
+    tabular.model().save_pretrained(folder)
+    tabular.tokenizer().save_pretrained(folder)
+    policy, tokenizer = load_policy(ModelConfig(path=str(folder)))
+    texts, place = np.unique(tokenizer.batch_decode(tabular.responses(), skip_special_tokens=True), return_inverse=True)
+    p0_PY = np.zeros((len(tabular.PROMPTS), len(texts)))
+    np.add.at(p0_PY.T, place, np.exp(tabular.log_probs(policy)).T)
+    tilt_Y = LAM["sweet"] * np.array(sweet(None, texts)) + LAM["short"] * np.array(short(None, texts))
+    return policy, tokenizer, texts.tolist(), p0_PY, tilt_Y
+
+
+def sampler(world, batch_size=4096, **lam) -> AlignedSampler:
+    policy, tokenizer, *_ = world
+    return AlignedSampler(
+        policy, tokenizer, SCORES, LAM | lam, SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=batch_size)
+    )
+
+
+def law_of_drawing(p0_Y, tilt_Y, n):
+    """q_n(y) = n p0(y) w(y) E 1 / (w(y) + S), S the sum of n-1 other weights; as 1/a = int_0^inf exp(-t a) dt,
+
+    q_n(y) = n p0(y) w(y) int_0^inf exp(-t w(y)) phi(t)^(n-1) dt,   phi(t) = E_{p0} exp(-t w).
+    """
+    weight_Y = np.exp(tilt_Y - tilt_Y.max())
+    phi = lambda t: p0_Y @ np.exp(-t * weight_Y)  # noqa: E731
+    inner = lambda w: quad(lambda t: np.exp(-t * w) * phi(t) ** (n - 1), 0, np.inf, epsabs=1e-9, limit=500)[0]  # noqa: E731
+    unique, where = np.unique(weight_Y, return_inverse=True)
+    return n * p0_Y * weight_Y * np.array([inner(w) for w in unique])[where]
+
+
+def p_lam(p0_Y, tilt_Y):
+    weight_Y = p0_Y * np.exp(tilt_Y)
+    return weight_Y / weight_Y.sum()
+
+
+def kl(p_Y, q_Y):
+    return float((xlogy(p_Y, p_Y) - xlogy(p_Y, q_Y)).sum())
+
+
+def frequencies(world, table, prompt):
+    texts = world[2]
+    drawn = table["response"][table["prompt_id"] == prompt]
+    return np.bincount([texts.index(text) for text in drawn], minlength=len(texts)) / len(drawn)
+
+
+def test_the_law_of_drawing_has_its_known_ends(world):
+    """n = 1 is p0; n = 2 with two responses by hand: w/(w+v) when they differ."""
+    p0_Y, tilt_Y = world[3][0], world[4]
+    np.testing.assert_allclose(law_of_drawing(p0_Y, tilt_Y, 1), p0_Y, atol=1e-8)
+    hand = np.array([0.3**2 + 2 * 0.3 * 0.7 * 0.8, 0.7**2 + 2 * 0.3 * 0.7 * 0.2])
+    np.testing.assert_allclose(law_of_drawing(np.array([0.3, 0.7]), np.log([4.0, 1.0]), 2), hand, atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "drawn"), [(1, 40_000), (4, 20_000), (16, 8_000)])
+def test_drawing_follows_its_law(world, n, drawn):
+    """For one prompt: Pearson's X2 over the responses expected 10 times or more, within 5 of its sd."""
+    prompt = 3
+    table = sampler(world).generate([tabular.PROMPTS[prompt]], n, samples_per_prompt=drawn)
+    expected_Y = drawn * law_of_drawing(world[3][prompt], world[4], n)
+    seen_Y = drawn * frequencies(world, table, 0)
+    often = expected_Y >= 10
+    groups = np.append(expected_Y[often], expected_Y[~often].sum()), np.append(seen_Y[often], seen_Y[~often].sum())
+    statistic, freedom = ((groups[1] - groups[0]) ** 2 / groups[0]).sum(), often.sum()
+    assert freedom > 20
+    assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
+
+
+def test_more_candidates_come_closer_to_p_lam(world):
+    """Method section 6 has .079, .014, .004 nats from p_lam for n = 4, 16, 64 where KL(p_lam||p0) = .443.
+
+    With the tilt scaled to that KL this world's exact law comes out at .066, .0055 and .0004, falling like 1/n^2.
+    """
+    p0_Y, tilt_Y = world[3][0], world[4]
+    scale = next(s for s in np.linspace(0.3, 3, 400) if kl(p_lam(p0_Y, s * tilt_Y), p0_Y) >= 0.443)
+    target_Y = p_lam(p0_Y, scale * tilt_Y)
+    laws = {n: law_of_drawing(p0_Y, scale * tilt_Y, n) for n in (4, 16, 64)}
+    distance = {n: kl(target_Y, q_Y) for n, q_Y in laws.items()}
+    for n, published in ((4, 0.079), (16, 0.014), (64, 0.004)):
+        assert laws[n].sum() == pytest.approx(1, abs=1e-6)
+        assert (laws[n] <= n * p0_Y + 1e-9).all()
+        assert distance[n] <= published
+    assert distance[4] > 0.05
+    assert 10 < distance[16] / distance[64] < 20
+
+
+def test_kl_of_drawing_is_bounded_by_what_is_reported(world):
+    """KL(q_n||p0) <= E[log n - H(p)], and the bound is tight: within .05 nats for n = 16."""
+    table = sampler(world).generate([tabular.PROMPTS[0]], 16, samples_per_prompt=4000)
+    truth = kl(law_of_drawing(world[3][0], world[4], 16), world[3][0])
+    noise = table["kl"].std() / np.sqrt(len(table))
+    assert truth < table["kl"].mean() + 3 * noise
+    assert table["kl"].mean() - truth < 0.05
+
+
+def test_rejection_is_exact(world):
+    """Levels of p_lam within 4 standard errors, and exp(B) / Z(x) candidates until the first is accepted."""
+    prompt, drawn = 5, 1500
+    table = sampler(world).generate([tabular.PROMPTS[prompt]], 32, "rejection", samples_per_prompt=drawn)
+    assert table["response"].notna().all()
+    p_Y, texts = p_lam(world[3][prompt], world[4]), world[2]
+    for name, score in (("sweet", sweet), ("short", short)):
+        r_Y = np.array(score(None, texts))
+        mean = p_Y @ r_Y
+        error = np.sqrt(p_Y @ r_Y**2 - mean**2) / np.sqrt(drawn)
+        assert abs(table[name].mean() - mean) < 4 * error
+    accepted = world[3][prompt] @ np.exp(world[4] - LAM["sweet"] * 4 - LAM["short"])
+    assert 0.001 < accepted < 0.5
+    rounds = 1 / (1 - (1 - accepted) ** 32)
+    assert table["candidates"].mean() / 32 == pytest.approx(rounds, rel=0.1)
+
+
+def test_rejection_says_what_it_could_not_accept(world):
+    """With exp(-40) to accept, nothing is; the row is kept, without a response."""
+    table = sampler(world, sweet=10.0).generate(tabular.PROMPTS[:2], 4, "rejection", most=8)
+    assert table["response"].isna().all()
+    assert table["candidates"].tolist() == [8, 8]
+    assert table["prompt"].tolist() == tabular.PROMPTS[:2]
+    boundless = parse({"sweet": {"kind": "function", "target": f"{__name__}:sweet"}})
+    with pytest.raises(UserError, match="sweet has none"):
+        AlignedSampler(*world[:2], boundless, {"sweet": 1.0}).generate(tabular.PROMPTS, 4, "rejection")
+    free = AlignedSampler(*world[:2], boundless, {}, SamplingConfig(max_new_tokens=tabular.STEPS))
+    assert free.generate(tabular.PROMPTS[:1], 2, "rejection")["response"].notna().all()
+
+
+def test_best_is_the_argmax_of_the_same_candidates(world):
+    drawn, best = (
+        sampler(world).generate(tabular.PROMPTS, 8, choose, samples_per_prompt=50) for choose in ("draw", "best")
+    )
+    tilt = lambda table: sum(lam * table[name] for name, lam in LAM.items())  # noqa: E731
+    assert (tilt(best) >= tilt(drawn)).all()
+    assert (tilt(best) > tilt(drawn)).any()
+    np.testing.assert_allclose(best["kl"], np.log(8) - 7 / 8)
+
+
+def test_a_stream_goes_on_where_it_was(world):
+    whole = sampler(world, batch_size=24).generate(tabular.PROMPTS, 8)
+    rest = list(sampler(world, batch_size=24).stream(tabular.PROMPTS, 8, first=3))
+    assert [len(part) for part in rest] == [3, 2]
+    assert rest[0]["prompt_id"].tolist() == [3, 4, 5]
+    np.testing.assert_array_equal(rest[0].to_numpy(), whole[3:6].to_numpy())
+
+
+def test_the_models_own_defaults_come_back(world):
+    policy = world[0]
+    before = policy.generation_config
+    sampler(world).generate(tabular.PROMPTS[:1], 2)
+    assert policy.generation_config is before
+
+
+def test_multipliers_are_checked(world):
+    for lam, said in (({"sour": 1.0}, "sour"), ({"sweet": -1.0}, "out of range"), ({"sweet": np.nan}, "out of range")):
+        with pytest.raises(UserError, match=said):
+            AlignedSampler(*world[:2], SCORES, lam)
+    with pytest.raises(UserError, match="at least 1"):
+        sampler(world).generate(tabular.PROMPTS, 0)
+    with pytest.raises(ValueError, match="sometimes"):
+        sampler(world).generate(tabular.PROMPTS, 2, "sometimes")
+
+
+def test_limits_in_numbers():
+    """n equal candidates: all effective, 0 nats; one that outweighs all: 1 and log n."""
+    ess, nats = effective(np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 800.0, 0.0, 0.0]]))
+    np.testing.assert_allclose(ess, [4, 1])
+    np.testing.assert_allclose(nats, [0, np.log(4)], atol=1e-12)
+    assert too_few(np.log(16) - 1, 16) == ""
+    assert "draw 17 candidates or more" in too_few(np.log(16.5) - 1, 16)
+    assert Choose("best") is Choose.best
