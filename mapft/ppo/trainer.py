@@ -20,18 +20,21 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers.trainer
 from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.trainer import SCHEDULER_NAME
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
 from mapft.forward import model_inputs, response_texts
+from mapft.ppo import optimizer_state
 from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
 from mapft.ppo.checkpoint import newest_whole, step_of
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
@@ -441,12 +444,57 @@ class PPOTrainer(GRPOTrainer):
                 logger.warning(f"Going on from {resume_from_checkpoint}; resume_from_checkpoint=None starts afresh.")
                 if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
                     logger.warning("It is the end of a finished run: there is nothing left to train.")
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self._own_checkpoints(resume_from_checkpoint):
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @contextmanager
+    def _own_checkpoints(self, resume_from: str | bool | None) -> Iterator[None]:
+        """Under DeepSpeed, transformers wants DeepSpeed's own files; ours are read before and after it would."""
+        if not (self._portable and self.is_deepspeed_enabled):
+            yield
+            return
+        if isinstance(resume_from, str):
+            self._load_from_checkpoint(resume_from)
+        theirs = transformers.trainer.deepspeed_load_checkpoint
+        transformers.trainer.deepspeed_load_checkpoint = lambda *_, **__: None
+        try:
+            yield
+        finally:
+            transformers.trainer.deepspeed_load_checkpoint = theirs
+
+    @property
+    def _portable(self) -> bool:
+        """Whether a checkpoint may be written under one backend and number of processes and read under another."""
+        return isinstance(self.model, PeftModel) and not self.is_fsdp_enabled
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self._portable:
+            super()._save_optimizer_and_scheduler(output_dir)
+            return
+        state = optimizer_state.whole(self.model, optimizer_state.innermost(self.optimizer))
+        if self.args.should_save:
+            optimizer_state.save(Path(output_dir), state)
+            schedule = self.lr_scheduler.state_dict()  # backends make groups as they like; all have one schedule
+            one = {key: given[:1] if isinstance(given, list) else given for key, given in schedule.items()}
+            torch.save(one, Path(output_dir) / SCHEDULER_NAME)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is not None:
-            self.critic.load(Path(checkpoint))
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        if self._portable:
+            state = optimizer_state.load(folder)
+            optimizer_state.restore(state, self.model, optimizer_state.innermost(self.optimizer))
+            schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
+            groups = self.optimizer.param_groups
+            for group in groups:
+                group["lr"] = schedule["_last_lr"][0]
+            self.lr_scheduler.load_state_dict(
+                {key: given * len(groups) if isinstance(given, list) else given for key, given in schedule.items()}
+            )
+        else:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        self.critic.load(folder)
 
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
