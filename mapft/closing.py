@@ -15,7 +15,9 @@ import pandas as pd
 
 from mapft.config import Choose, Config, PolicyConfig, Quantization, SequentialMode, fingerprint
 from mapft.errors import UserError
+from mapft.evaluation.realized import BASE, TUNED
 from mapft.palette import DualSolution, Palette, adjust, explain
+from mapft.paths import existing_or_hub
 from mapft.sampling.prompts import load_prompts
 from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
 from mapft.seeding import derive_seed
@@ -32,8 +34,11 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
     )  # transformers about peft's and TRL's use
     run = Run(config)
     run.open(command)
+    for name, policy in config.evaluation.policies.items():
+        if policy.adapter:
+            existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")
     run.console.quiet = run.console.quiet or as_json
-    run.console.print(f"Run folder: {run.folder}", soft_wrap=True)
+    run.console.print(f"Run folder: {run.folder}", soft_wrap=True, markup=False)
     if config.model.adapter:
         run.console.print(
             f"The base policy is {config.model.path} with the adapter {config.model.adapter}.", soft_wrap=True
@@ -83,16 +88,23 @@ def _show_solution(run: Run, solution: DualSolution, as_json: bool) -> None:
 def evaluate(run: Run) -> dict[str, Any]:
     """Every policy on the held-out prompts -> evaluation.json, figures/, report.html, report.md, report.csv.
 
-    They are made again when the settings of the evaluation have changed.
+    They are made again when the settings of the evaluation or a policy have changed.
     """
     from mapft.evaluation.report import print_closing, write_report
 
-    path, settings = run.folder / "evaluation.json", _plain(run.config.evaluation)
-    if not path.exists() or read_json(path)["settings"] != settings:
+    path, page = run.folder / "evaluation.json", run.folder / "report.html"
+    if len(run.prompts[2]) < 2:
+        raise UserError(
+            "There is 1 held-out prompt, which gives no interval; give more prompts or hold more of them out."
+        )
+    found_under = fingerprint(run.config.evaluation, [_depends(run, *policy) for policy in policies(run).items()])
+    if not path.exists() or not page.exists() or read_json(path)["fingerprint"] != found_under:
         summary, tables = _summary(run)
         pictures, explanation = _pictures(run, summary, tables), explain(run.score(), run.solve())
-        write_report(summary, tables, pictures, explanation, read_json(run.folder / "config.json"), run.folder)
-        write_json(path, summary | {"settings": settings})
+        record = read_json(run.folder / "config.json")
+        record |= {"command": run.command, "config": record["config"] | {"evaluation": _plain(run.config.evaluation)}}
+        write_report(summary, tables, pictures, explanation, record, run.folder)
+        write_json(path, summary | {"fingerprint": found_under})
     summary = read_json(path)
     print_closing(summary, run.console)
     return summary
@@ -100,30 +112,55 @@ def evaluate(run: Run) -> dict[str, Any]:
 
 def policies(run: Run) -> dict[str, PolicyConfig | None]:
     """What is evaluated, by name; None is the base policy."""
+    from mapft.forward import give_back_memory
+
     tuned = PolicyConfig(adapter=str(run.train()))
-    return {"base": None, "tuned": tuned, **run.config.evaluation.policies}
+    give_back_memory()  # what training held
+    return {BASE: None, TUNED: tuned, **run.config.evaluation.policies}
 
 
 def evaluate_policy(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
-    """Fresh responses to the held-out prompts with their scores and kl -> evaluation_{name}.parquet."""
+    """Fresh responses to the held-out prompts with their scores and kl -> evaluation_{name}.parquet.
+
+    Rejection may leave prompts unanswered; they are left out, and their number is said.
+    """
+    store, depends = run.root / "store", _depends(run, name, policy)
+    table = stored(store, "evaluation", depends, lambda: _draw_held_out(run, name, policy))
+    write_atomically(run.folder / f"evaluation_{name}.parquet", lambda to: table.to_parquet(to, index=False))
+    answered = table[table["response"].notna()].reset_index(drop=True)
+    if len(answered) < len(table):
+        missing = f"{len(table) - len(answered)} of {len(table)} responses of {name}"
+        run.console.print(f"{missing} are missing: no candidate was accepted.", soft_wrap=True, markup=False)
+    if answered["prompt_id"].nunique() < 2:
+        raise UserError(f"The policy {name} answered fewer than 2 prompts; raise decoding.most_candidates.")
+    return answered
+
+
+def _depends(run: Run, name: str, policy: PolicyConfig | None) -> dict[str, Any]:
+    """Everything that the responses of a policy depend on."""
     settings = run.config.evaluation
-    per_prompt = (policy.samples_per_prompt if policy else None) or settings.samples_per_prompt
-    depends = run.scoring_depends() | {"prompts": settings.prompts, "samples_per_prompt": per_prompt, "policy": "base"}
+    who: list[Any] = [name]
     if policy and policy.adapter:
-        depends["policy"] = [name, file_state(policy.adapter)]
+        who += [policy.adapter, file_state(policy.adapter)]
     elif policy:
-        depends["policy"] = [name, _plain(policy), run.solve().lam]
-    table = stored(run.root / "store", "evaluation", depends, lambda: _draw_held_out(run, name, policy, per_prompt))
-    path = run.folder / f"evaluation_{name}.parquet"
-    write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-    return table
+        who += [_plain(policy), run.solve().lam, run.config.decoding.most_candidates]
+    return run.scoring_depends() | {
+        "prompts": settings.prompts,
+        "samples_per_prompt": _per_prompt(run, policy),
+        "policy": who,
+    }
 
 
-def _draw_held_out(run: Run, name: str, policy: PolicyConfig | None, per_prompt: int) -> pd.DataFrame:
+def _per_prompt(run: Run, policy: PolicyConfig | None) -> int:
+    return (policy.samples_per_prompt if policy else None) or run.config.evaluation.samples_per_prompt
+
+
+def _draw_held_out(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
+    from mapft.forward import give_back_memory
     from mapft.sampling.generate import draw, tokenize
     from mapft.sampling.models import load_policy, with_adapter
 
-    config, held_out = run.config, run.prompts[2]
+    config, held_out, per_prompt = run.config, run.prompts[2], _per_prompt(run, policy)
     if policy and policy.candidates:
         parts: list[pd.DataFrame] = []
         how = {"samples_per_prompt": per_prompt, "most": config.decoding.most_candidates}
@@ -136,7 +173,9 @@ def _draw_held_out(run: Run, name: str, policy: PolicyConfig | None, per_prompt:
     base, tokenizer = load_policy(config.model)
     with run.progress() as progress:
         samples = draw(
-            with_adapter(base, Path(policy.adapter)) if policy and policy.adapter else base,
+            with_adapter(base, Path(existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")))
+            if policy and policy.adapter
+            else base,
             tokenizer,
             tokenize(held_out, tokenizer),
             config.sampling,
@@ -146,6 +185,7 @@ def _draw_held_out(run: Run, name: str, policy: PolicyConfig | None, per_prompt:
             measure_kl=policy is not None,
         )
     del base
+    give_back_memory()
     if policy is None:
         samples["kl"] = 0.0
     scores = run.score_samples(samples, f"scoring the {name} policy").drop(columns="prompt_id")
@@ -172,7 +212,8 @@ def _summary(run: Run) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
         sequential = read_json(run.folder / STAGES)
     summary = {
         **summarize(tables, solution, record["sd"], run.config.evaluation, run.config.seed),
-        "lam": read_json(run.folder / TRAINING)["lam"] or solution.lam,
+        "mode": run.config.mode.name,
+        "lam": read_json(run.folder / TRAINING)["lam"],
         "stages": sequential["stages"],
         "end": sequential["end"],
         "adjusted": record["adjusted"],
@@ -217,10 +258,12 @@ def decode(run: Run) -> Path:
     """Aligned responses without training -> decoded-*.jsonl, line by line as they come; a stopped one goes on."""
     from mapft.evaluation.report import print_decoding
     from mapft.sampling.decoding import too_few
+    from mapft.sampling.generate import refuse_long, tokenize
 
     settings, solution, prompts = run.config.decoding, run.solve(), run.prompts[2]
     if settings.prompts:
         prompts = load_prompts(dataclasses.replace(run.config.data, path=settings.prompts), least=1)
+        prompts = run.shortened(prompts, least=1)
     if settings.choose is not Choose.rejection and (sentence := too_few(solution.kl, settings.candidates)):
         run.console.print(sentence, soft_wrap=True)
     n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
@@ -229,6 +272,8 @@ def decode(run: Run) -> Path:
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     if len(lines) < total or not lines[-1].endswith("\n"):
         sampler = _sampler(run)
+        tokenized = tokenize(prompts, sampler.tokenizer)
+        refuse_long(tokenized, sampler.model, run.config.data, run.config.sampling)
         chunk = sampler.chunk_size(n, per_prompt)
         first = len(lines[:-1]) // (chunk * per_prompt) * chunk  # the last line may be torn
         lines = lines[: first * per_prompt]
@@ -237,11 +282,11 @@ def decode(run: Run) -> Path:
         parts = sampler.stream(prompts, n, settings.choose, seed=derive_seed(run.config.seed, "decode"), **how)
         with path.open("a", encoding="utf-8") as file, run.progress() as progress:
             for part in parts:
-                lines += part.to_json(orient="records", lines=True).splitlines(keepends=True)
+                lines += part.to_json(orient="records", lines=True, double_precision=15).splitlines(keepends=True)
                 file.writelines(lines[-len(part) :])
                 file.flush()
                 progress("decoding", len(lines), total)
-    print_decoding(pd.DataFrame(map(json.loads, lines)), solution, run.config.evaluation, run.console)
+    print_decoding(pd.DataFrame(map(json.loads, lines)), solution, settings.choose, run.config.evaluation, run.console)
     return path
 
 

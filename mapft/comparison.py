@@ -26,7 +26,8 @@ from mapft.config import (
     SimultaneousMode,
     SoupMode,
 )
-from mapft.evaluation.realized import describe
+from mapft.errors import UserError
+from mapft.evaluation.realized import BASE, describe
 from mapft.evaluation.report import policy_frame
 from mapft.sampling.store import write_atomically, write_json, write_text
 from mapft.seeding import derive_seed
@@ -37,32 +38,42 @@ Way = ModeConfig | PolicyConfig | None  # a mode to train in, decoding, or nothi
 
 def compare(run: Run) -> Path:
     """comparison/: points.json, points.csv, comparison.md, and the picture."""
-    settings, points, tables = run.config.evaluation, {}, {}
+    settings, folder, points, failed = run.config.evaluation, run.folder / "comparison", {}, {}
+    base = evaluate_policy(run, BASE, None)
     ways = list(contenders(run))
     for number, (name, family, way) in enumerate(ways, 1):
-        run.console.print(f"{number} of {len(ways)}: {name}", soft_wrap=True)
-        tables[name] = _evaluated(run, name, way)
-        found = describe(tables[name], tables["base"], list(run.scores), settings, run.config.seed)
+        run.console.print(f"{number} of {len(ways)}: {name}", soft_wrap=True, markup=False)
+        try:
+            table = base if way is None else _evaluated(run, name, way)
+        except UserError as error:  # of this method alone; the others go on
+            failed[name] = str(error)
+            run.console.print(f"Not made: {error}", soft_wrap=True, markup=False)
+            continue
+        found = describe(table, base, list(run.scores), settings, run.config.seed)
         points[name] = found | {"family": family, "met": met(run, found), "scored": scored(run, way)}
-    folder = run.folder / "comparison"
+        write_text(folder / "comparison.md", markdown(run, points, failed))
+        write_json(folder / "points.json", {"targets": run.solve().targets, "points": points, "failed": failed})
     _draw(run, points, folder)
     frame = policy_frame(points)
     write_atomically(folder / "points.csv", lambda temporary: frame.to_csv(temporary, index=False))
-    write_text(folder / "comparison.md", markdown(run, points))
-    run.console.print(markdown(run, points), soft_wrap=True, markup=False)
-    return write_json(folder / "points.json", {"targets": run.solve().targets, "points": points})
+    run.console.print(markdown(run, points, failed), soft_wrap=True, markup=False)
+    return folder / "comparison.md"
 
 
 def contenders(run: Run) -> Iterator[tuple[str, str, Way]]:
     """(name, family, way to it), the base policy first."""
     yield "base", "base", None
-    settings, values, own = run.config.comparison, list(run.solve().targets), run.config.mode
+    settings, own, sd = run.config.comparison, run.config.mode, run.score().sd
+    values = [name for name in run.solve().targets if sd[name] > 0]  # nothing moves a constant value
     seed = derive_seed(run.config.seed, "weights")
+
+    def mine(mode: ModeConfig) -> ModeConfig:
+        """This run's own settings of the mode, where it is in that mode."""
+        return own if type(own) is type(mode) else mode
+
     makers: dict[Method, Callable[[], list[tuple[str, Way]]]] = {
-        Method.simultaneous: lambda: [("", SimultaneousMode(name="simultaneous"))],
-        Method.sequential: lambda: [
-            ("", own if isinstance(own, SequentialMode) else SequentialMode(name="sequential"))
-        ],
+        Method.simultaneous: lambda: [("", mine(SimultaneousMode(name="simultaneous")))],
+        Method.sequential: lambda: [("", mine(SequentialMode(name="sequential")))],
         Method.decoding: lambda: [(f"n={settings.candidates}", _decoding(settings.candidates, Choose.draw))],
         Method.best_of_n: lambda: [(f"n={settings.candidates}", _decoding(settings.candidates, Choose.best))],
         Method.single: lambda: [(value, _scalarized({value: 1.0})) for value in values],
@@ -73,8 +84,8 @@ def contenders(run: Run) -> Iterator[tuple[str, str, Way]]:
         Method.soup: lambda: [
             (_listed(weights), SoupMode(name="soup", weights=weights)) for weights in grid(values, settings.soup_steps)
         ],
-        Method.dpo: lambda: [("", DPOMode(name="dpo"))],
-        Method.published: lambda: [("", PublishedMode(name="published"))],
+        Method.dpo: lambda: [("", mine(DPOMode(name="dpo")))],
+        Method.published: lambda: [("", mine(PublishedMode(name="published")))],
     }
     for method in settings.methods:
         for which, way in makers[method]():
@@ -82,9 +93,11 @@ def contenders(run: Run) -> Iterator[tuple[str, str, Way]]:
 
 
 def random_weights(values: list[str], count: int, seed: int) -> list[dict[str, float]]:
-    """Drawn evenly from the simplex."""
+    """Drawn evenly from the simplex, to three digits; one value alone has no mixtures, which is method `single`."""
+    if len(values) < 2:
+        return []
     rows = np.random.default_rng(seed).dirichlet(np.ones(len(values)), size=count).round(3)
-    return [dict(zip(values, row.tolist(), strict=True)) for row in rows]
+    return [dict(zip(values, row.tolist(), strict=True)) for row in np.unique(rows, axis=0)]
 
 
 def grid(values: list[str], steps: int) -> list[dict[str, float]]:
@@ -97,15 +110,16 @@ def grid(values: list[str], steps: int) -> list[dict[str, float]]:
 def met(run: Run, found: dict[str, Any]) -> bool:
     """Whether the point lies in the palette's quadrant, evaluation.tolerance_sd allowed on every side."""
     sd, allowed = run.score().sd, run.config.evaluation.tolerance_sd
-    return all(found["levels"][name]["mean"] >= c - allowed * sd[name] for name, c in run.solve().targets.items())
+    judged = {name: c for name, c in run.solve().targets.items() if sd[name] > 0}
+    return all(found["levels"][name]["mean"] >= c - allowed * sd[name] for name, c in judged.items())
 
 
 def scored(run: Run, way: Way) -> int:
     """Responses that were scored to make the policy, beyond the pilot's; for decoding, to give one response."""
     episodes, mode = run.config.trainer.total_episodes, run.config.mode
     if isinstance(way, SequentialMode):
-        stages = read_stages((run if way == mode else run.variant(way)).folder)
-        return sum(not stage.skipped for stage in stages) * way.stage_episodes
+        stages, pilot = read_stages((run if way == mode else run.variant(way)).folder), len(run.score())
+        return sum(pilot + (0 if stage.skipped else way.stage_episodes) for stage in stages)
     if isinstance(way, SoupMode):
         return len(way.weights) * episodes
     if isinstance(way, PolicyConfig):
@@ -113,7 +127,7 @@ def scored(run: Run, way: Way) -> int:
     return 0 if way is None or isinstance(way, DPOMode) else episodes
 
 
-def markdown(run: Run, points: dict[str, Any]) -> str:
+def markdown(run: Run, points: dict[str, Any], failed: dict[str, str]) -> str:
     """One row per policy, and the share of each family's points in the quadrant."""
     targets, sd = run.solve().targets, run.score().sd
     gaps = " | ".join(f"{name} (gap in sd)" for name in targets)
@@ -131,7 +145,8 @@ def markdown(run: Run, points: dict[str, Any]) -> str:
     for found in points.values():
         families.setdefault(found["family"], []).append(found["met"])
     shares = ", ".join(f"{family} {sum(marks)}/{len(marks)}" for family, marks in families.items())
-    return "\n".join([*lines, "", f"Points in the palette's quadrant: {shares}.", ""])
+    quadrant = f"Points in the palette's quadrant: {shares}."
+    return "\n".join([*lines, "", quadrant, *(f"Not made: {name}. {why}" for name, why in failed.items()), ""])
 
 
 def _evaluated(run: Run, name: str, way: Way) -> Any:
@@ -155,4 +170,4 @@ def _scalarized(weights: dict[str, float]) -> ScalarizedMode:
 
 
 def _listed(weights: dict[str, float]) -> str:
-    return " ".join(f"{name}={weight:.2g}" for name, weight in weights.items())
+    return " ".join(f"{name}={weight:.3g}" for name, weight in weights.items())

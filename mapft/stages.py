@@ -72,6 +72,7 @@ class Run:
 
     def open(self, command: str = "") -> None:
         """Make the run folder and write down what the run is; refuse a folder that holds another run."""
+        self.command = command
         path = self.folder / "config.json"
         if path.exists() and read_json(path)["fingerprint"] != self.fingerprint:
             raise UserError(
@@ -84,26 +85,32 @@ class Run:
                 for k, v in dataclasses.asdict(self.config).items()
                 if k not in ("evaluation", "decoding", "comparison")
             }
-            record = {"fingerprint": self.fingerprint, "command": command, "versions": versions, "config": settings}
+            record = {"fingerprint": self.fingerprint, "versions": versions, "config": settings}
             write_json(path, record)
 
     @cached_property
     def prompts(self) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:
         """(training, pilot, evaluation); the pilot's are training prompts, evaluation's are never seen before."""
         data = self.config.data
-        prompts = load_prompts(data)
-        if data.too_long is not TooLong.stop:
-            from mapft.sampling.generate import shortened
-            from mapft.sampling.models import load_tokenizer
-
-            total, (prompts, long) = len(prompts), shortened(prompts, load_tokenizer(self.config.model), data)
-            what = f"{long} of {total} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
-            if long:
-                self.console.print(f"{what}: {_WHAT_IS_DONE[data.too_long]}.", soft_wrap=True)
-            if len(prompts) < 2:
-                raise UserError(f"{what}, which leaves {len(prompts)}; at least 2 are needed: raise that limit.")
+        prompts = self.shortened(load_prompts(data), least=2)
         training, held_out = split(prompts, data.evaluation_fraction)
         return training, training[: data.pilot_prompts], held_out[: self.config.evaluation.prompts]
+
+    def shortened(self, prompts: list[Prompt], least: int) -> list[Prompt]:
+        """What is left of the prompts after data.too_long, which is said."""
+        data = self.config.data
+        if data.too_long is TooLong.stop:
+            return prompts
+        from mapft.sampling.generate import shortened
+        from mapft.sampling.models import load_tokenizer
+
+        kept, long = shortened(prompts, load_tokenizer(self.config.model), data)
+        what = f"{long} of {len(prompts)} prompts are longer than data.max_prompt_tokens={data.max_prompt_tokens}"
+        if long:
+            self.console.print(f"{what}: {_WHAT_IS_DONE[data.too_long]}.", soft_wrap=True)
+        if len(kept) < least:
+            raise UserError(f"{what}, which leaves {len(kept)}; at least {least} are needed: raise that limit.")
+        return kept
 
     @contextmanager
     def progress(self) -> Iterator[Callable[[str, int, int], None]]:
@@ -234,7 +241,7 @@ class Run:
         from mapft.align.simultaneous import train
 
         config, mode, folder, solution = self.config, self.config.mode, self.folder, self.solve()
-        sd, prompts = read_json(folder / "solution.json")["sd"], self.prompts[0]
+        sd, prompts = self.score().sd, self.prompts[0]
         if isinstance(mode, SequentialMode):
             return Sequential(config, self.scores, solution.targets, sd, prompts, folder, self.progress).train()
         if isinstance(mode, SoupMode):
@@ -257,7 +264,7 @@ class Run:
         """The same run in another mode, in its own folder, on the same samples, scores and solution."""
         run = Run(dataclasses.replace(self.config, mode=mode, run_dir=None))
         run.console.quiet = self.console.quiet
-        run.open(f"mode={mode.name}, of {self.folder.name}")
+        run.open(self.command)
         return run
 
     def join_training(self) -> None:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,11 +116,14 @@ def test_decoding_streams_resumes_and_says_what_it_cannot_reach(world, tmp_path,
     one = [f"decoding.prompts={tmp_path / 'one.jsonl'}", "decoding.samples_per_prompt=3", "decoding.choose=best"]
     capfd.readouterr()
     assert main([*arguments, *one, "palette.quantiles.vowels=0.95", "decoding.candidates=2"]) == 0
-    assert re.search(r"needs [0-9.]+ nats .* draw \d+ candidates or more", capfd.readouterr().out)
+    assert re.search(r"needs [0-9.]+ nats, .* draw \d+ candidates or more", capfd.readouterr().out)
     [path] = tmp_path.glob("run-*/decoded-best-2-*.jsonl")
     assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["Why is it so quiet?"] * 3
     assert main([*arguments, "decoding.choose=rejection"]) == 2
     assert "vowels has none; choose=draw" in capfd.readouterr().err
+    (tmp_path / "long.jsonl").write_text(json.dumps({"question": "Why is it so quiet? " * 30}) + "\n")
+    assert main([*arguments, f"decoding.prompts={tmp_path / 'long.jsonl'}"]) == 2
+    assert "longer than the 64 positions of the model" in capfd.readouterr().err
 
 
 def test_any_policy_is_evaluated_beside_the_others(world, tmp_path, capfd):
@@ -137,7 +141,8 @@ def test_any_policy_is_evaluated_beside_the_others(world, tmp_path, capfd):
     assert found["best"]["kl"]["mean"] == pytest.approx(math.log(4) - 0.75)
     assert found["best"]["win_rate"]["vowels"]["mean"] > 0.5
     report = (adapter.parent / "report.html").read_text()
-    assert "mapft train experiment=own" in report
+    assert "mapft evaluate experiment=own" in report
+    assert "bootstrap" in report
     assert {path.stem for path in (adapter.parent / "figures").glob("*.svg")} == {
         "promise",
         "radar",
@@ -152,9 +157,45 @@ def test_any_policy_is_evaluated_beside_the_others(world, tmp_path, capfd):
         ("odd={candidates: many}", "evaluation.policies.odd.candidates=many is no whole number"),
         ("odd={candidates: 2, choose: worst}", "choose=worst is none of draw, best, rejection"),
         ("tuned={candidates: 2}", "the two that are always there"),
+        ("gone={adapter: /no/such/adapter}", "evaluation.policies.gone.adapter=/no/such/adapter does not exist"),
+        (f"wrong={{adapter: {world['model']}}}", "holds no adapter that fits the model"),
     ):
         assert main(["evaluate", *arguments, f"+evaluation.policies.{wrong}"]) == 2
         assert said in capfd.readouterr().err
+
+
+def test_an_evaluation_is_made_again_when_a_policy_or_the_report_is_another(world, tmp_path):
+    arguments = own(world, tmp_path, *SMALL)
+    assert main(["train", *arguments]) == 0
+    [run] = tmp_path.glob("run-*")
+    other = tmp_path / "other"
+    shutil.copytree(run / "adapter", other)
+    arguments = ["evaluate", *arguments, f"+evaluation.policies.other.adapter={other}"]
+    assert main(arguments) == 0
+    before = json.loads((run / "evaluation.json").read_text())["policies"]
+    weights = load_file(other / "adapter_model.safetensors")
+    save_file({name: 5 * tensor for name, tensor in weights.items()}, other / "adapter_model.safetensors")
+    (run / "report.html").unlink()
+    assert main(arguments) == 0
+    after = json.loads((run / "evaluation.json").read_text())["policies"]
+    assert after["other"]["kl"]["mean"] > 0.1 > before["other"]["kl"]["mean"]
+    assert after["tuned"] == before["tuned"]
+    assert (run / "report.html").exists()
+
+
+def test_responses_that_rejection_could_not_give_are_left_out_and_counted(world, tmp_path, capfd):
+    """Vowels are a share, at most 1; with lambda of about 10 few candidates of two are accepted."""
+    more = ["+rewards.judge.output=probability", "+rewards.vowels.high=0.4", "palette.quantiles.vowels=0.9"]
+    arguments = own(world, tmp_path, *SMALL, *more)
+    policy = "+evaluation.policies.exact={candidates: 2, choose: rejection, samples_per_prompt: 4}"
+    assert main(["evaluate", *arguments, policy, "decoding.candidates=2", "decoding.most_candidates=2"]) == 0
+    printed = capfd.readouterr().out
+    missing, total = map(int, re.search(r"(\d+) of (\d+) responses of exact are missing", printed).groups())
+    [evaluation] = tmp_path.glob("run-*/evaluation.json")
+    assert json.loads(evaluation.read_text())["policies"]["exact"]["responses"] == total - missing > 0
+    more = ["decoding.choose=rejection", "decoding.candidates=2", "decoding.most_candidates=2"]
+    assert main(["decode", *arguments, *more]) == 0
+    assert re.search(r"Accepted: \d+ of \d+ candidates", capfd.readouterr().out)
 
 
 @pytest.mark.slow
@@ -165,6 +206,7 @@ def test_every_method_is_compared_and_nothing_is_made_twice(world, tmp_path, cap
     arguments += ["mode.stage_episodes=64"]
     assert main(arguments) == 0
     [points] = tmp_path.glob("run-*/comparison/points.json")
+    assert json.loads(points.read_text())["failed"] == {}
     families = [point["family"] for point in json.loads(points.read_text())["points"].values()]
     trained = ["single"] * 2 + ["morlhf"] * 2 + ["soup", "dpo", "published"]
     assert families == ["base", "simultaneous", "sequential", "decoding", "best_of_n", *trained]

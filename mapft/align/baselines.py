@@ -1,4 +1,4 @@
-"""What MAP is compared with, on the same base, adapter, sampling and number of scored responses.
+"""What MAP is compared with, on the same base, adapter, sampling and trainer.
 
 `scalarized`: PPO on a mixture chosen beforehand; one value alone is plain RLHF, random weights are MORLHF.
 `soup`: the average of such adapters (Rame et al., 2023). `published`: the recipe that came with the paper, taken
@@ -8,7 +8,7 @@ Legend: N pilot samples.
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,9 @@ def published(
     """Reward lam.r, lam of the pooled dual, at KL weight kl_coef: its optimum, p_{lam / kl_coef}, lies beyond p_lam."""
     assert isinstance(config.mode, PublishedMode)
     pooled = solve_dual(matrix, Palette(solution.targets), estimator="pooled")
-    lam = pooled.lam if pooled.status is Status.optimal else solution.lam
-    weight = config.mode.kl_coef
+    if pooled.status is not Status.optimal:
+        raise UserError(f"The published recipe has no lambda for this palette: {pooled.status.sentence}")
+    lam, weight = pooled.lam, config.mode.kl_coef
     config = replace(config, trainer=replace(config.trainer, kl_coef=weight))
     return _fixed(
         config, scores, {name: number / weight for name, number in lam.items()}, solution, matrix, prompts, run
@@ -87,10 +88,14 @@ def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[s
 
     Exactly so: low-rank factors are put side by side, so the rank is the sum of the ranks.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     if not PartialState().is_main_process or (run / ADAPTER).exists():
         return
+    if any(PeftConfig.from_pretrained(str(adapter)).use_dora for adapter in adapters.values()):
+        raise UserError(
+            "adapter.use_dora=true: the average of such adapters is none of its kind; make soup without it."
+        )
     policy: Any = None
     base, _ = load_policy(replace(model, adapter=None))
     for name, adapter in adapters.items():
@@ -101,6 +106,7 @@ def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[s
     total = sum(weights[name] for name in adapters)
     shares = [weights[name] / total for name in adapters]
     policy.add_weighted_adapter(list(adapters), shares, "soup", combination_type="cat")
+    policy.peft_config["soup"].use_rslora = False  # its scale is in the factors now
     temporary = run / f".{ADAPTER}.tmp"
     policy.save_pretrained(str(temporary), selected_adapters=["soup"])
     (temporary / "soup").rename(run / ADAPTER)
@@ -157,10 +163,17 @@ def dpo(
 def preferences(
     pilot: list[Prompt], samples: pd.DataFrame, matrix: RewardMatrix, lam: Mapping[str, float], pairs: int, seed: int
 ) -> Dataset:
-    """`pairs` rows of prompt, chosen, rejected: two samples of one prompt, drawn anew for every row, without ties."""
+    """`pairs` rows of prompt, chosen, rejected: two samples of one prompt, drawn anew for every row, without ties.
+
+    Of samples that ended by themselves, where there are enough: TRL ends every response of a preference with EOS.
+    """
     tilt_N = matrix.scores @ [lam[name] for name in matrix.values]
     rng = np.random.default_rng(derive_seed(seed, "preferences"))
-    groups = [rows for rows in samples.groupby("prompt_id").indices.values() if np.ptp(tilt_N[rows]) > 0]
+    ended_N, prompts_rows = (
+        samples["finished"].to_numpy(bool),
+        [np.asarray(rows) for rows in samples.groupby("prompt_id").indices.values()],
+    )
+    groups = _telling((rows[ended_N[rows]] for rows in prompts_rows), tilt_N) or _telling(prompts_rows, tilt_N)
     if not groups:
         raise UserError("No prompt of the pilot has two samples that lam.r tells apart, so nothing can be preferred.")
     prompts, answers = [pilot[number] for number in samples["prompt_id"]], samples["response"].tolist()
@@ -173,6 +186,11 @@ def preferences(
     if isinstance(pilot[0], list):
         rows = [row | {key: _message(row[key]) for key in ("chosen", "rejected")} for row in rows]
     return Dataset.from_list(rows)
+
+
+def _telling(groups: Iterable[np.ndarray], tilt_N: np.ndarray) -> list[np.ndarray]:
+    """The groups of rows in which lam.r tells two apart."""
+    return [rows for rows in groups if len(rows) and np.ptp(tilt_N[rows]) > 0]
 
 
 def _message(text: str) -> list[dict[str, str]]:

@@ -3,18 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mapft.evaluation.report import aims_at_the_palette
+
 HEAD = """---
 base_model: {base}
 library_name: {library}
 pipeline_tag: text-generation
-tags: [mapft, ppo, {library}, alignment]
+tags: [mapft, {mode}, {library}, alignment]
 ---
 
 # {base}{start}, at the palette {palette}
 
-A policy that keeps several human values at once, each at the level asked for, at little KL from its base policy p0,
-the base model{start}. It is p0(y|x) exp(lambda.r(x,y)) / Z(x), the MAP solution (Wang et al., ICLR 2025,
-arXiv 2410.19198), as far as PPO has reached it.
+{what}
 
 | value | base level | target | lambda | realized ({confidence:.0f} % interval) | gap in sd |
 |---|---|---|---|---|---|
@@ -27,11 +27,22 @@ settings have other levels. Made with {versions}, seed {seed}.
 """
 
 
+MAP = """A policy that keeps several human values at once, each at the level asked for, at little KL from its base
+policy p0, the base model{start}. It is p0(y|x) exp(lambda.r(x,y)) / Z(x), the MAP solution (Wang et al., ICLR 2025,
+arXiv 2410.19198), as far as PPO has reached it."""
+BASELINE = """A baseline to compare MAP (Wang et al., ICLR 2025, arXiv 2410.19198) with, made by the method `{mode}`. It
+does not aim at the targets below."""
+
+
 def model_card(summary: Mapping[str, Any], config: Mapping[str, Any], versions: Mapping[str, str], library: str) -> str:
     """Markdown with the Hub's metadata. summary: of `summarize`; config: the run's settings; library: peft, ..."""
     confidence = 100 * summary["confidence"]
     start = f" with the adapter {config['model']['adapter']}" if config["model"]["adapter"] else ""
+    mode = config["mode"]["name"]
+    what = (MAP if aims_at_the_palette(summary) else BASELINE).format(start=start, mode=mode)
     head = HEAD.format(
+        what=what,
+        mode=mode,
         start=start,
         base=config["model"]["path"],
         palette=config["palette"]["name"],
@@ -48,13 +59,13 @@ def model_card(summary: Mapping[str, Any], config: Mapping[str, Any], versions: 
         seed=config["seed"],
         **{name: config["sampling"][name] for name in ("temperature", "top_k", "top_p", "max_new_tokens")},
     )
-    rows = [_row(name, value, summary["lam"][name]) for name, value in summary["values"].items()]
+    rows = [_row(name, value, (summary["lam"] or {}).get(name)) for name, value in summary["values"].items()]
     return head + "\n".join(rows) + "\n" + tail
 
 
-def _row(name: str, value: Mapping[str, Any], lam: float) -> str:
+def _row(name: str, value: Mapping[str, Any], lam: float | None) -> str:
     realized = value["realized"]
     target = "free" if value["target"] is None else f"{value['target']:.4g}"
     gap = "" if value["gap_sd"] is None else f"{value['gap_sd']:+.3f}"
     interval = f"{realized['mean']:.4g} [{realized['low']:.4g}, {realized['high']:.4g}]"
-    return f"| {name} | {value['base']:.4g} | {target} | {lam:.4g} | {interval} | {gap} |"
+    return f"| {name} | {value['base']:.4g} | {target} | {'' if lam is None else f'{lam:.4g}'} | {interval} | {gap} |"

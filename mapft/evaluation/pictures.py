@@ -1,7 +1,7 @@
 """Pictures of a run: what was promised and what came of it, what it costs, and how training went.
 
-Saved as svg and png, in colours that colour-blind readers tell apart (Okabe and Ito) and with a mark of its own for
-every policy.
+Saved as svg and png, in colours that colour-blind readers tell apart (Okabe and Ito); points have a mark of their
+own for every policy too.
 
 Legend: N samples.
 """
@@ -26,6 +26,7 @@ from mapft.palette import DualSolution, RewardMatrix, pareto_front
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TARGET: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1}
 MARKS = "os^DvP*X<>"
+LINES = ("-", "--", "-.", ":")
 FIGURES = "figures"  # folder in the run folder
 
 
@@ -36,8 +37,7 @@ def promise(summary: Mapping[str, Any]) -> Figure:
     for place, (name, value) in enumerate(values.items()):
         sd, base = value["sd"] or 1.0, policies["base"]["levels"][name]["mean"]
         if value["target"] is not None:
-            label = "target" if place == 0 else "_"
-            axis.hlines((value["target"] - base) / sd, place - 0.4, place + 0.4, **TARGET, label=label)
+            axis.hlines((value["target"] - base) / sd, place - 0.4, place + 0.4, **TARGET)
         axis.plot(place - 0.3, (value["predicted"] - base) / sd, "_", color="0.2", markersize=14)
         for number, (policy, described) in enumerate(policies.items()):
             mean, low, high = (described["levels"][name][key] for key in ("mean", "low", "high"))
@@ -51,6 +51,7 @@ def promise(summary: Mapping[str, Any]) -> Figure:
                 label=policy if place == 0 else None,
             )
     axis.plot([], [], "_", color="0.2", markersize=14, label="predicted")
+    axis.plot([], [], **TARGET, label="target")
     axis.set_xticks(range(len(values)), list(values))
     axis.set_ylabel("level above base (sd)")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -115,7 +116,8 @@ def front(matrix: RewardMatrix, solution: DualSolution, summary: Mapping[str, An
         _open(axis)
     for family, (mark, colour) in look.items():
         axes[0, -1].plot([], [], mark, color=colour, label=family)
-    axes[0, -1].plot([], [], color="0.3", linewidth=1, label=f"front at {solution.kl:.2f} nats")
+    if len(solution.targets) > 1 and solution.kl > 0:
+        axes[0, -1].plot([], [], color="0.3", linewidth=1, label=f"front at {solution.kl:.2f} nats")
     axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
@@ -135,6 +137,7 @@ def distributions(tables: Mapping[str, pd.DataFrame], solution: DualSolution) ->
                 histtype="step",
                 color=_colour(number),
                 linewidth=1.2,
+                linestyle=LINES[number % len(LINES)],
                 label=policy,
             )
         if name in solution.targets:
@@ -247,6 +250,7 @@ def _bars(names: list[str], rings: Mapping[str, list[float]], target: list[float
     for place, quantile in enumerate(target):
         axis.hlines(quantile, place - 0.45, place + 0.45, **TARGET)
     axis.set_xticks(places, names)
+    axis.plot([], [], **TARGET, label="target")
     axis.set(ylim=(0, 1), ylabel="quantile of the base scores")
     axis.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _open(axis)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mapft.config import EvaluationConfig
 from mapft.palette import DualSolution
@@ -17,6 +18,7 @@ from mapft.seeding import derive_seed
 
 DISTINCT = DiversityScore(measure="distinct", orders=(2,), template="{response}")
 BASE, TUNED = "base", "tuned"
+BLOCK = 1 << 22  # numbers resampled at a time
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,19 @@ def mean_over_prompts(
 
 
 def resampled(means_P: np.ndarray, settings: EvaluationConfig, seed: int = 0) -> Estimate:
-    """The mean of one number per prompt, with the percentile interval of its bootstrap."""
+    """The mean of one number per prompt (two or more), with the percentile interval of its bootstrap.
+
+    Widened by t_{P-1} / z * sqrt(P / (P - 1)), without which few prompts give intervals that cover too little.
+    """
+    prompts, mean = len(means_P), float(means_P.mean())
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
-    draws = rng.integers(len(means_P), size=(settings.bootstrap, len(means_P)))
+    rows = max(1, BLOCK // prompts)
+    sizes = [min(rows, settings.bootstrap - done) for done in range(0, settings.bootstrap, rows)]
+    drawn = np.concatenate([means_P[rng.integers(prompts, size=(size, prompts))].mean(axis=1) for size in sizes])
     tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(means_P[draws].mean(axis=1), [tail, 1 - tail])
-    return Estimate(float(means_P.mean()), float(low), float(high))
+    wider = stats.t.ppf(1 - tail, prompts - 1) / stats.norm.ppf(1 - tail) * (prompts / (prompts - 1)) ** 0.5
+    low, high = mean + wider * (np.quantile(drawn, [tail, 1 - tail]) - mean)
+    return Estimate(mean, float(low), float(high))
 
 
 def win_rate(policy: pd.DataFrame, base: pd.DataFrame, value: str, settings: EvaluationConfig, seed: int) -> Estimate:

@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from mapft.config import EvaluationConfig
+from mapft.config import Choose, EvaluationConfig
 from mapft.evaluation.pictures import FIGURES
 from mapft.evaluation.realized import TUNED, mean_over_prompts
 from mapft.palette import DualSolution
@@ -36,16 +37,17 @@ def closing_table(summary: Mapping[str, Any]) -> Table:
     met = f"within\n{summary['tolerance_sd']:g} sd"
     for heading in ("value", "base", "target", "lambda", "predicted", realized, "gap\n(sd)", met):
         table.add_column(heading, justify="left" if heading == "value" else "right", overflow="fold")
+    aims = aims_at_the_palette(summary)
     for name, row in summary["values"].items():
         real = row["realized"]
-        lam, refined = f"{row['lam']:#.3g}", f"{summary['lam'][name]:#.3g}"
+        lam, last = f"{row['lam']:#.3g}", summary["lam"] and f"{summary['lam'][name]:#.3g}"
         half = max(real["high"] - real["mean"], real["mean"] - real["low"])
         table.add_row(
-            name,
+            escape(name),
             f"{row['base']:.3f}",
             "free" if row["target"] is None else f"{row['target']:.3f}",
-            lam if refined == lam else f"{lam}→{refined}",
-            f"{row['predicted']:.3f}",
+            (last or "") if not aims else lam if last == lam else f"{lam}→{last}",
+            f"{row['predicted']:.3f}" if aims else "",
             f"{real['mean']:.3f} ± {half:.3f}",
             "" if row["gap_sd"] is None else f"{row['gap_sd']:+.3f}",
             "" if row["met"] is None else ("yes" if row["met"] else "no"),
@@ -57,25 +59,38 @@ def print_closing(summary: Mapping[str, Any], console: Console) -> None:
     """The table, the cost in nats, and where the adapter is."""
     console.print(closing_table(summary))
     kl = summary["kl"]
+    predicted = f"{summary['kl_predicted']:.3f} nats predicted, " if aims_at_the_palette(summary) else ""
+    measured = f"{kl['mean']:.3f} [{kl['low']:.3f}, {kl['high']:.3f}]"
     console.print(
-        f"KL to the base policy: {summary['kl_predicted']:.3f} nats predicted, {kl['mean']:.3f} "
-        f"[{kl['low']:.3f}, {kl['high']:.3f}] measured."
+        f"KL to the base policy: {predicted}{measured} {'measured' if predicted else 'nats measured'}.", markup=False
     )
+    if not predicted:
+        console.print(f"A baseline ({summary['mode']}): it does not aim at the targets.", markup=False)
     if summary["adjusted"]:
         console.print("The palette asked for is out of reach; these are the nearest attainable targets.")
     if summary["stages"]:
         skipped = sum(stage["skipped"] for stage in summary["stages"])
         console.print(f"{len(summary['stages'])} stages, {skipped} of them skipped: {summary['end']}", soft_wrap=True)
-    console.print(f"Adapter: {summary['adapter']}", soft_wrap=True)
+    console.print(f"Adapter: {summary['adapter']}", soft_wrap=True, markup=False)
 
 
-def print_decoding(rows: pd.DataFrame, solution: DualSolution, settings: EvaluationConfig, console: Console) -> None:
+def aims_at_the_palette(summary: Mapping[str, Any]) -> bool:
+    """Whether the mode trains towards p_lam; a baseline has no predicted levels."""
+    return summary["mode"] in ("simultaneous", "sequential")
+
+
+def print_decoding(
+    rows: pd.DataFrame, solution: DualSolution, choose: Choose, settings: EvaluationConfig, console: Console
+) -> None:
     """What `mapft decode` wrote: levels of its responses, effective candidates, KL."""
     missing = int(rows["response"].isna().sum())
     found = rows[rows["response"].notna()]
     if missing:
-        console.print(f"{missing} of {len(rows)} prompts have no response: no candidate was accepted.", soft_wrap=True)
-    if found.empty:
+        console.print(f"{missing} of {len(rows)} responses are missing: no candidate was accepted.", soft_wrap=True)
+    if choose is Choose.rejection:
+        accepted, drawn = int(rows["accepted"].sum()), int(rows["candidates"].sum())
+        console.print(f"Accepted: {accepted} of {drawn} candidates, {100 * accepted / drawn:.2g} %.", soft_wrap=True)
+    if found["prompt_id"].nunique() < 2:
         return
     table = Table(title=f"{len(found)} responses to {found['prompt_id'].nunique()} prompts", box=SIMPLE_HEAD)
     for heading in ("value", "target", "predicted", f"realized ± {100 * settings.confidence:.0f} %"):
@@ -85,12 +100,13 @@ def print_decoding(rows: pd.DataFrame, solution: DualSolution, settings: Evaluat
         target, level = solution.targets.get(name), mean_over_prompts(found[name].to_numpy(float), ids, settings)
         half = max(level.high - level.mean, level.mean - level.low)
         asked = "free" if target is None else f"{target:.3f}"
-        table.add_row(name, asked, f"{predicted:.3f}", f"{level.mean:.3f} ± {half:.3f}")
+        table.add_row(escape(name), asked, f"{predicted:.3f}", f"{level.mean:.3f} ± {half:.3f}")
     console.print(table)
     ess, candidates = found["ess"], found["candidates"].mean()
+    about = "about" if choose is Choose.rejection else "at most"
     console.print(
         f"Of {candidates:.1f} candidates per response {ess.median():.1f} are effective for the median prompt and "
-        f"{ess.min():.1f} for the worst; KL to the base policy at most {found['kl'].mean():.3f} nats "
+        f"{ess.min():.1f} for the worst; KL to the base policy {about} {found['kl'].mean():.3f} nats "
         f"({solution.kl:.3f} predicted).",
         soft_wrap=True,
     )
@@ -143,7 +159,8 @@ def report_html(
         pictures=drawn,
         samples=side_by_side(tables, list(summary["values"])),
         command=record["command"],
-        config=inert(json.dumps(record["config"], indent=2)),
+        aims=aims_at_the_palette(summary),
+        config=CONTROL.sub("", json.dumps(record["config"], indent=2)),
         versions=record["versions"],
     )
 
@@ -151,6 +168,8 @@ def report_html(
 def verdict(summary: Mapping[str, Any]) -> str:
     """The promise in one sentence."""
     judged = {name: value["met"] for name, value in summary["values"].items() if value["met"] is not None}
+    if not judged:
+        return "No target can be judged: the scores of every value with one are constant."
     missed = [name for name, met in judged.items() if not met]
     tolerance, prompts = f"{summary['tolerance_sd']:g} sd", f"{summary['prompts']} held-out prompts"
     if not missed:

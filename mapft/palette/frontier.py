@@ -90,7 +90,8 @@ def at_kl(
     """lam (nats per raw unit) = t * weights / sd with KL(p_lam || p0) = kl nats: how far a direction goes for a price.
 
     weights: >= 0, per sd; values that are not named have none, and a value whose scores are constant gets 0. Raises
-    UserError for an unknown value, a negative weight, none above 0, or a KL that is not positive. Source: theorem 3.
+    UserError for an unknown value, a negative weight, none above 0, or a KL that is not positive or beyond the
+    samples. Source: theorem 3.
     """
     wrong = [f"{name}={weight}" for name, weight in weights.items() if not 0 <= weight < np.inf]
     if wrong or not any(weights.values()):
@@ -105,9 +106,14 @@ def at_kl(
     direction_V = np.array(list(weights.values()), dtype=float) * movable_V
     if not direction_V.any():
         raise UserError(f"the scores of {', '.join(weights)} are constant: no policy on the samples moves them.")
-    lam_V = _length(problem.partition.only(columns), direction_V / direction_V.sum(), kl) * direction_V
-    lam_V /= direction_V.sum()
-    return dict(zip(weights, (lam_V / problem.frame.scale_V[columns]).tolist(), strict=True))
+    direction_V /= direction_V.sum()
+    length = _length(problem.partition.only(columns), direction_V, kl)
+    if length >= LONGEST:
+        raise UserError(
+            f"kl is {kl:.3g}, and no policy on these samples goes so far in the direction of {', '.join(weights)}: "
+            "draw more samples per prompt, or ask for less."
+        )
+    return dict(zip(weights, (length * direction_V / problem.frame.scale_V[columns]).tolist(), strict=True))
 
 
 def _check_front(values: Sequence[str], n: int, kl: float) -> None:

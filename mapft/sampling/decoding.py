@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from peft import PeftModel
 from scipy.special import log_softmax
 
 from mapft.config import Choose, SamplingConfig
@@ -27,6 +28,8 @@ from mapft.sampling.generate import draw, tokenize
 from mapft.sampling.models import neutralize_decoding
 from mapft.sampling.prompts import Prompt, text_of
 from mapft.seeding import derive_seed
+
+ROUNDING = 1e-6  # by which a score may pass its bound
 
 
 class AlignedSampler:
@@ -68,6 +71,8 @@ class AlignedSampler:
         seed: int = 0,
     ) -> pd.DataFrame:
         """samples_per_prompt rows for every prompt, in order; the columns are those of `stream`."""
+        if not prompts:
+            raise UserError("There are no prompts to answer; give one or more.")
         chunks = self.stream(prompts, n, choose, samples_per_prompt=samples_per_prompt, most=most, seed=seed)
         return pd.concat(list(chunks), ignore_index=True)
 
@@ -86,8 +91,9 @@ class AlignedSampler:
 
         Columns: prompt_id, prompt, response (None where rejection accepted none of `most` candidates), tokens,
         finished, one per value (raw score), candidates (drawn for this response), ess = 1 / sum_j p_j^2 with
-        p = softmax(lam.r), and kl = log(candidates) - entropy(p) in nats. For `draw` the mean of kl is at least
-        KL(q_n || p0), for `best` it is the bound log n - (n - 1) / n, for `rejection` it estimates KL(p_lam || p0).
+        p = softmax(lam.r), and kl in nats. For `draw`, kl = log n - entropy(p), whose mean is at least KL(q_n || p0);
+        for `best`, the bound log n - (n - 1) / n; for `rejection`, lam.r - B - log(accepted / candidates) of the
+        prompt, whose mean estimates KL(p_lam || p0), with a column `accepted` more.
         `first` (a multiple of `chunk_size`) leaves out the prompts before it.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
@@ -137,24 +143,40 @@ class AlignedSampler:
         """Rounds of n candidates for the prompts that have no response yet."""
         rows: list[dict[str, Any]] = [{"prompt": text_of(prompt)} for prompt in prompts]
         tilts: list[list[float]] = [[] for _ in prompts]
+        accepted = [0] * len(prompts)
         for number in range(math.ceil(most / n)):
             waiting = [row for row, found in enumerate(rows) if "response" not in found]
             if not waiting:
                 break
             stream = derive_seed(seed, "round", number)
             table = self._candidates([prompts[row] for row in waiting], n, stream)
+            self._hold_to_bounds(table)
             uniform_N = np.random.default_rng(derive_seed(stream, "choice")).random(len(table))
             accepted_N = np.log(uniform_N) <= table["tilt"].to_numpy() - bound
             for place, row in enumerate(waiting):
                 own = slice(place * n, (place + 1) * n)
                 tilts[row] += table["tilt"][own].tolist()
+                accepted[row] += int(accepted_N[own].sum())
                 if accepted_N[own].any():
                     found = table.iloc[own.start + int(accepted_N[own].argmax())]
                     rows[row] = {str(key): cell for key, cell in found.items()}
         chosen = pd.DataFrame(rows, columns=["prompt", "response", "tokens", "finished", *self.lam])
-        chosen["candidates"] = [len(tilt) for tilt in tilts]
-        chosen[["ess", "kl"]] = [[float(part[0]) for part in effective(np.array([tilt]))] for tilt in tilts]
+        chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
+        chosen["ess"] = [float(effective(np.array([tilt]))[0][0]) for tilt in tilts]
+        tilt_N = sum(lam * chosen[name].astype(float) for name, lam in self.lam.items())
+        share_N = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
+        with np.errstate(divide="ignore"):  # log Z(x) = B + log of the share that is accepted
+            chosen["kl"] = tilt_N - bound - np.log(share_N["accepted"] / share_N["candidates"])
         return chosen
+
+    def _hold_to_bounds(self, table: pd.DataFrame) -> None:
+        for name, lam in self.lam.items():
+            high = self.rewards[name].bounds[1]
+            if lam > 0 and table[name].max() > high + ROUNDING * max(1.0, abs(high)):
+                raise UserError(
+                    f"{name} scored {table[name].max():g}, above the {high:g} that it declares as its greatest score, "
+                    "so rejection would not be exact: declare the true one, or choose=draw."
+                )
 
     def _bound(self) -> float:
         """max over all responses of lam.r, from the bounds that the scores declare."""
@@ -179,19 +201,26 @@ def too_few(kl: float, n: int) -> str:
     """The sentence for a palette that n candidates cannot reach, or nothing; from KL(q_n || p0) <= log n."""
     if kl <= math.log(n) - 1:
         return ""
-    needed = math.ceil(math.exp(kl + 1))
+    what = "will be missed" if kl > math.log(n) else "will not quite be reached"
     return (
-        f"The palette needs {kl:.2f} nats and the best of {n} candidates are at most log {n} = {math.log(n):.2f} nats "
-        f"from the base policy, so its levels will be missed; draw {needed} candidates or more."
+        f"The palette needs {kl:.2f} nats, and what {n} candidates give is at most log {n} = {math.log(n):.2f} nats "
+        f"from the base policy, so its levels {what}; draw {math.ceil(math.exp(kl + 1))} candidates or more."
     )
 
 
 @contextmanager
 def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Inside, the model has no decoding defaults of its own."""
-    own = model.generation_config
-    neutralize_decoding(model, tokenizer)
+    """Inside, the model has no decoding defaults of its own and no dropout, and the tokenizer can pad."""
+    causal = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, padding, training = causal.generation_config, tokenizer.pad_token, model.training
+    if padding is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    neutralize_decoding(causal, tokenizer)
+    model.eval()
     try:
         yield
     finally:
-        model.generation_config = own
+        causal.generation_config = own
+        model.train(training)
+        if padding is None:
+            tokenizer.pad_token = None

@@ -113,11 +113,14 @@ def with_adapter(policy: Any, adapter: Path) -> Any:
     """The policy with the adapter of a run switched on; `base_policy` gives p0 back."""
     from peft import PeftModel
 
-    if isinstance(policy, PeftModel):
-        policy.load_adapter(str(adapter), TUNED)
-        policy.set_adapter(TUNED)
-        return policy.eval()
-    return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
+    try:
+        if isinstance(policy, PeftModel):
+            policy.load_adapter(str(adapter), TUNED)
+            policy.set_adapter(TUNED)
+            return policy.eval()
+        return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"{adapter} holds no adapter that fits the model: {error}") from error
 
 
 @contextmanager

@@ -109,8 +109,6 @@ def test_the_front_lies_at_the_palettes_kl_and_the_corner_is_shaded(judged):
     assert beyond.max() == pytest.approx(
         solution.targets["a"] * solution.lam["a"] + solution.targets["b"] * solution.lam["b"], abs=1e-3
     )
-    corner = axis.collections[-1].get_paths()[0].vertices if axis.collections else None
-    assert corner is not None
     shaded = next(c for c in axis.collections if type(c).__name__ in ("PolyCollection", "FillBetweenPolyCollection"))
     vertices = shaded.get_paths()[0].vertices
     assert vertices.min(axis=0).tolist() == [0.5, 0.4]

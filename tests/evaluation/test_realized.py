@@ -9,15 +9,23 @@ import pytest
 from rich.console import Console
 
 from mapft.config import EvaluationConfig
-from mapft.evaluation.realized import describe, mean_over_prompts, summarize, win_rate
+from mapft.evaluation.realized import describe, mean_over_prompts, resampled, summarize, win_rate
 from mapft.evaluation.report import closing_table
 from mapft.palette import Palette, RewardMatrix, solve_dual
 
 
 def test_prompts_weigh_alike_whatever_their_number_of_responses():
+    """The bootstrap of two prompts reaches from one to the other, and t_1 / z * sqrt 2 = 9.17 widens it."""
     estimate = mean_over_prompts(np.array([1.0, 1.0, 1.0, 5.0]), np.array([0, 0, 0, 1]), EvaluationConfig())
     assert estimate.mean == pytest.approx(3.0)
-    assert (estimate.low, estimate.high) == (1.0, 5.0)
+    assert (estimate.low, estimate.high) == pytest.approx((3 - 2 * 9.168, 3 + 2 * 9.168), abs=0.01)
+
+
+@pytest.mark.parametrize("prompts", [3, 6, 24])
+def test_intervals_of_few_prompts_cover_too(prompts):
+    rng = np.random.default_rng(0)
+    found = [resampled(rng.normal(size=prompts), EvaluationConfig(bootstrap=400), seed) for seed in range(400)]
+    assert 0.90 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.99
 
 
 def test_interval_covers_a_planted_mean():
@@ -94,18 +102,35 @@ def test_intervals_of_win_rates_cover_a_planted_truth():
 def test_the_closing_table_shows_the_lambda_that_training_ended_with():
     row = {"base": 0.0, "target": 1.5, "lam": 0.5, "predicted": 1.5, "gap_sd": -0.02, "met": True}
     row |= {"realized": {"mean": 1.48, "low": 1.4, "high": 1.6}, "sd": 1.0}
-    summary = {"values": {"a": row}, "lam": {"a": 0.625}, "confidence": 0.9, "tolerance_sd": 0.1, "prompts": 7}
+    summary = {
+        "values": {"a": row},
+        "lam": {"a": 0.625},
+        "mode": "sequential",
+        "confidence": 0.9,
+        "tolerance_sd": 0.1,
+        "prompts": 7,
+    }
     console = Console(record=True, width=80, file=StringIO())
     console.print(closing_table(summary))
     line = next(line for line in console.export_text().splitlines() if "1.480" in line)
     assert line.split() == ["a", "0.000", "1.500", "0.500→0.625", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
 
 
+def test_a_baseline_has_no_predicted_levels():
+    row = {"base": 0.0, "target": 1.5, "lam": 0.5, "predicted": 1.25, "gap_sd": -0.02, "met": True}
+    row |= {"realized": {"mean": 1.48, "low": 1.4, "high": 1.6}, "sd": 1.0}
+    summary = {"values": {"a": row}, "lam": None, "mode": "dpo", "confidence": 0.9, "tolerance_sd": 0.1, "prompts": 7}
+    console = Console(record=True, width=80, file=StringIO())
+    console.print(closing_table(summary))
+    line = next(line for line in console.export_text().splitlines() if "1.480" in line)
+    assert line.split() == ["a", "0.000", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
+
+
 def test_long_names_and_numbers_are_folded_never_cut():
     row = {"base": -2.871, "target": -2.871, "lam": 12.759, "predicted": -2.871, "gap_sd": -0.02, "met": True}
     row |= {"realized": {"mean": -2.871, "low": -2.9, "high": -2.8}, "sd": 1.0}
     summary = {"values": {"truthfulness": row}, "lam": {"truthfulness": 0.0042}, "prompts": 7}
-    summary |= {"confidence": 0.95, "tolerance_sd": 0.1}
+    summary |= {"confidence": 0.95, "tolerance_sd": 0.1, "mode": "simultaneous"}
     console = Console(record=True, width=80, file=StringIO())
     console.print(closing_table(summary))
     assert "…" not in console.export_text()

@@ -29,24 +29,36 @@ RECORD = {
 }
 
 
+def pilot():
+    matrix = RewardMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "<i>b"], [0, 0, 1, 1])
+    return matrix, solve_dual(matrix, Palette({"a": 1.5}))
+
+
 @pytest.fixture
 def written(tmp_path) -> Path:
-    pilot = RewardMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "<i>b"], [0, 0, 1, 1])
-    solution = solve_dual(pilot, Palette({"a": 1.5}))
+    matrix, solution = pilot()
     n = len(HOSTILE)
     base = responses(list(range(n)), a=[1.0] * n, **{"<i>b": [0.5] * n})
     tuned = responses(
         list(range(n)), a=[1.4] * n, kl=[0.2] * n, response=HOSTILE, prompt=HOSTILE, **{"<i>b": [0.5] * n}
     )
     tables = {"base": base, "tuned": tuned}
-    summary = summarize(tables, solution, pilot.sd, EvaluationConfig(), seed=0)
-    summary |= {"lam": solution.lam, "stages": [], "end": "", "adjusted": True, "asked": {"a": 9.0}, "adapter": "x"}
+    summary = summarize(tables, solution, matrix.sd, EvaluationConfig(), seed=0)
+    summary |= {
+        "lam": solution.lam,
+        "stages": [],
+        "end": "",
+        "adjusted": True,
+        "asked": {"a": 9.0},
+        "adapter": "/runs/[red]x[/b]",
+    }
+    summary |= {"mode": "simultaneous"}
     summary |= {"ways": {"absolute": {"a": 9.0}}}
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "radar.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"><circle r="9"/></svg>'
     )
-    report.write_report(summary, tables, {"radar": "A <caption>."}, explain(pilot, solution), RECORD, tmp_path)
+    report.write_report(summary, tables, {"radar": "A <caption>."}, explain(matrix, solution), RECORD, tmp_path)
     return tmp_path
 
 
@@ -59,7 +71,13 @@ def test_the_page_is_valid_html_and_shows_hostile_text_as_text(written):
     for text in HOSTILE[:3]:
         assert text in shown
     assert max(map(len, shown)) < 4100
-    assert "9.0" in page or "9" in page
+    said = " ".join(" ".join(tree.itertext()).split())
+    assert "absolute: a 9" in said
+    assert "Asked: a 9" in said
+    for line in explain(*pilot()).splitlines():
+        assert " ".join(line.split()) in said
+    assert "mapft run '<b>'" in said
+    assert json.dumps(RECORD["config"], indent=2) in "".join(tree.itertext())
     assert tree.find(".//details").get("open") is None
     assert "\x1b" not in page
     assert "\ufffe" not in page
@@ -77,7 +95,7 @@ def test_the_tables_hold_the_numbers(written):
     assert float(rows[2]["level"]) == pytest.approx(1.4)
     assert float(rows[2]["win_rate"]) == 1
     text = (written / "report.md").read_text()
-    assert "1 of 1 targets are missed" not in text
+    assert "Adapter: /runs/[red]x[/b]" in text
     assert "| tuned | a | 1.4 |" in text
 
 
@@ -85,6 +103,8 @@ def test_the_verdict_is_one_sentence():
     value = {"met": True}
     summary = {"values": {"a": value, "b": {"met": None}}, "tolerance_sd": 0.1, "prompts": 7}
     assert report.verdict(summary) == "Every target is met within 0.1 sd on 7 held-out prompts: a."
+    constant = summary | {"values": {"b": {"met": None}}}
+    assert report.verdict(constant) == "No target can be judged: the scores of every value with one are constant."
     summary["values"]["c"] = {"met": False}
     assert report.verdict(summary).startswith("1 of 2 targets are missed by more than 0.1 sd on 7 held-out prompts: c.")
 
@@ -109,7 +129,3 @@ def test_a_browser_shows_it_without_a_word(written):
         assert page.locator("td.text").first.is_visible()
         browser.close()
     assert [text for text in said if not text.startswith("data:")] == []
-
-
-def test_json_is_what_the_page_was_made_of(written):
-    assert json.dumps(RECORD["config"], indent=2)[:20] in (written / "report.html").read_text().replace("&#34;", '"')

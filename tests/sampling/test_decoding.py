@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from peft import LoraConfig, get_peft_model
 from scipy.integrate import quad
 from scipy.special import xlogy
 
@@ -80,7 +81,7 @@ def kl(p_Y, q_Y):
 def frequencies(world, table, prompt):
     texts = world[2]
     drawn = table["response"][table["prompt_id"] == prompt]
-    return np.bincount([texts.index(text) for text in drawn], minlength=len(texts)) / len(drawn)
+    return np.bincount([texts.index(text.strip()) for text in drawn], minlength=len(texts)) / len(drawn)
 
 
 def test_the_law_of_drawing_has_its_known_ends(world):
@@ -143,8 +144,11 @@ def test_rejection_is_exact(world):
         mean = p_Y @ r_Y
         error = np.sqrt(p_Y @ r_Y**2 - mean**2) / np.sqrt(drawn)
         assert abs(table[name].mean() - mean) < 4 * error
+    truth = p_Y @ world[4] - np.log(world[3][prompt] @ np.exp(world[4]))
+    assert table["kl"].mean() == pytest.approx(truth, abs=0.1)
     accepted = world[3][prompt] @ np.exp(world[4] - LAM["sweet"] * 4 - LAM["short"])
     assert 0.001 < accepted < 0.5
+    assert table["accepted"].sum() / table["candidates"].sum() == pytest.approx(accepted, rel=0.1)
     rounds = 1 / (1 - (1 - accepted) ** 32)
     assert table["candidates"].mean() / 32 == pytest.approx(rounds, rel=0.1)
 
@@ -160,6 +164,13 @@ def test_rejection_says_what_it_could_not_accept(world):
         AlignedSampler(*world[:2], boundless, {"sweet": 1.0}).generate(tabular.PROMPTS, 4, "rejection")
     free = AlignedSampler(*world[:2], boundless, {}, SamplingConfig(max_new_tokens=tabular.STEPS))
     assert free.generate(tabular.PROMPTS[:1], 2, "rejection")["response"].notna().all()
+
+
+def test_a_score_above_its_declared_greatest_is_no_ground_for_rejection(world):
+    wrong = parse({"sweet": {"kind": "function", "target": f"{__name__}:sweet", "high": 0.1}})
+    sampling = SamplingConfig(max_new_tokens=tabular.STEPS)
+    with pytest.raises(UserError, match=r"sweet scored .* above the 0.1 that it declares"):
+        AlignedSampler(*world[:2], wrong, {"sweet": 1.0}, sampling).generate(tabular.PROMPTS, 16, "rejection")
 
 
 def test_best_is_the_argmax_of_the_same_candidates(world):
@@ -181,10 +192,19 @@ def test_a_stream_goes_on_where_it_was(world):
 
 
 def test_the_models_own_defaults_come_back(world):
-    policy = world[0]
-    before = policy.generation_config
-    sampler(world).generate(tabular.PROMPTS[:1], 2)
+    """Of a model in training, under an adapter, and of a tokenizer that cannot pad."""
+    policy, tokenizer = world[:2]
+    before, padding = policy.generation_config, tokenizer.pad_token
+    tuned = get_peft_model(policy, LoraConfig(target_modules="all-linear")).train()
+    tokenizer.pad_token = None
+    table = AlignedSampler(tuned, tokenizer, SCORES, LAM, SamplingConfig(max_new_tokens=2)).generate(tabular.PROMPTS, 2)
+    assert len(table) == len(tabular.PROMPTS)
     assert policy.generation_config is before
+    assert tokenizer.pad_token is None
+    assert tuned.training
+    tokenizer.pad_token = padding
+    tuned.unload()
+    policy.eval()
 
 
 def test_multipliers_are_checked(world):
@@ -193,6 +213,8 @@ def test_multipliers_are_checked(world):
             AlignedSampler(*world[:2], SCORES, lam)
     with pytest.raises(UserError, match="at least 1"):
         sampler(world).generate(tabular.PROMPTS, 0)
+    with pytest.raises(UserError, match="no prompts"):
+        sampler(world).generate([])
     with pytest.raises(ValueError, match="sometimes"):
         sampler(world).generate(tabular.PROMPTS, 2, "sometimes")
 
@@ -203,5 +225,6 @@ def test_limits_in_numbers():
     np.testing.assert_allclose(ess, [4, 1])
     np.testing.assert_allclose(nats, [0, np.log(4)], atol=1e-12)
     assert too_few(np.log(16) - 1, 16) == ""
-    assert "draw 17 candidates or more" in too_few(np.log(16.5) - 1, 16)
+    assert "not quite be reached; draw 17 candidates or more" in too_few(np.log(16.5) - 1, 16)
+    assert "will be missed" in too_few(np.log(17), 16)
     assert Choose("best") is Choose.best
