@@ -32,11 +32,14 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
 {commands}
 
     metrics    what every number in logs.jsonl is
+    launch NAME [--processes N] [--precision P] -- [overrides...]    run on several devices: {launchers}
+    pareto FOLDER    the runs of a sweep in one table, csv and picture, with the theoretical front
     serve-rewards [rewards=[...]] [host=...] [port=...]    scores for policies on another machine (kind: remote)
 
 Every command of the first group does what is missing before it and keeps what is there. Overrides are Hydra's:
     mapft run                                           the embedded playground
     mapft run palette=hhh_60 seed=1
+    mapft run -m palette=hhh_50,hhh_60,hhh_70           a sweep
     mapft run experiment=own model.path=/my/model data.path=prompts.jsonl ...
     mapft run --cfg job                                 show the settings and stop
     mapft run --help                                    the groups to choose from
@@ -49,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         listed = "\n".join(f"    {name:<10} {what}" for name, (_, what) in COMMANDS.items())
-        print(USAGE.format(version=__version__, commands=listed))
+        from mapft.launching import LAUNCHERS
+
+        print(USAGE.format(version=__version__, commands=listed, launchers=", ".join(LAUNCHERS)))
         return 0
     if words[0] == "--version":
         print(__version__)
@@ -62,7 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "--debug" in overrides
     try:
         settings = [word for word in overrides if word not in ("--debug", "--json")]
-        if command == "serve-rewards":
+        if command == "launch":
+            from mapft.launching import launch
+
+            return launch(overrides)
+        if command == "pareto":
+            from mapft.evaluation.sweep import pareto
+
+            print(pareto(overrides))
+        elif command == "serve-rewards":
             _with_hydra("serve", settings, _serve)
         elif command in COMMANDS:
             stage, as_json = COMMANDS[command][0], "--json" in overrides
@@ -74,19 +87,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Stopped; the same command continues where it was.", file=sys.stderr)
         return 130
     except Exception as error:
+        from hydra.errors import HydraException
+
         if debug:
             traceback.print_exc()
+        if is_sweep(overrides) and not isinstance(error, HydraException):
+            return 2 if isinstance(error, UserError) else 1  # said by its job already
         return _report(error)
     return 0
 
 
-def _report(error: Exception) -> int:
+def is_sweep(overrides: Sequence[str]) -> bool:
+    """Whether Hydra is asked for several jobs."""
+    return any(word in ("-m", "--multirun") for word in overrides)
+
+
+def _report(error: Exception, job: str = "") -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     mine = not isinstance(error, UserError | HydraException | OmegaConfBaseException)
     sentence = _sentence(_root_cause(error))
-    print(f"mapft: {f'{type(error).__name__}: ' if mine else ''}{sentence}", file=sys.stderr)
+    whose = f"{job}: " if job else ""
+    print(f"mapft: {whose}{f'{type(error).__name__}: ' if mine else ''}{sentence}", file=sys.stderr)
     if mine:
         print("mapft: this is a fault of ours; --debug shows where.", file=sys.stderr)
     return 1 if mine else 2
@@ -138,6 +161,7 @@ def _serve(settings: Any) -> None:
 
 def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], None]) -> None:
     import hydra
+    import hydra.core.hydra_config
     from hydra.core.config_store import ConfigStore
 
     from mapft.config import MODES, Config
@@ -155,6 +179,9 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], None
         try:
             do(settings)
         except Exception as error:
+            if is_sweep(overrides):  # the other jobs go on; Hydra raises the first error when all are done
+                _report(error, " ".join(hydra.core.hydra_config.HydraConfig.get().overrides.task))
+                raise
             failures.append(error)
 
     before, sys.argv = sys.argv, ["mapft", *overrides]

@@ -3,7 +3,8 @@
 import gc
 import inspect
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,23 @@ def device() -> torch.device:
         if torch.cuda.is_available()
         else torch.device("cpu")
     )
+
+
+@contextmanager
+def whole_weights() -> Iterator[None]:
+    """Inside, a model is loaded whole by each process, also while DeepSpeed ZeRO-3 shards the policy.
+
+    From the moment that ZeRO-3 is set up, transformers would shard every model that it loads: a reward model too,
+    which one process may score with alone.
+    """
+    from transformers.integrations import deepspeed
+
+    zero3 = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = zero3
 
 
 def give_back_memory() -> None:

@@ -25,6 +25,11 @@ def world(tmp_path_factory):
     return worlds.build(tmp_path_factory.mktemp("world"))
 
 
+def entries(store):
+    """What a store of samples and scores holds, its locks left out."""
+    return [path for path in store.iterdir() if not path.name.startswith(".")]
+
+
 def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowels=0.6") -> list[str]:
     """Overrides for a model, prompts and rewards that are not the playground's."""
     return [
@@ -246,19 +251,19 @@ def test_stages_alone_and_the_shared_store(world, tmp_path, capfd):
     solution = json.loads(capfd.readouterr().out)
     assert solution["status"] == "optimal"
     assert solution["lam"]["vowels"] > 0
-    assert sorted(p.name.split("-")[0] for p in (tmp_path / "store").iterdir()) == ["samples", "score", "score"]
+    assert sorted(p.name.split("-")[0] for p in entries(tmp_path / "store")) == ["samples", "score", "score"]
     assert main(["sample", *own(world, tmp_path, "seed=1")]) == 0
-    assert len(list((tmp_path / "store").iterdir())) == 4
+    assert len(entries(tmp_path / "store")) == 4
 
 
 def test_another_value_scores_nothing_again_and_batches_are_no_part_of_a_run(world, tmp_path):
     assert main(["score", *own(world, tmp_path)]) == 0
     [folder] = [path for path in tmp_path.iterdir() if path.name != "store"]
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("[!.]*/**/*") if path.is_file()}
     assert main(["score", *own(world, tmp_path, "+rewards.judge.batch_tokens=100")]) == 0
     assert [path for path in tmp_path.iterdir() if path.name != "store"] == [folder]
     assert main(["score", *own(world, tmp_path, "+rewards.brief={kind: length, sign: -1}")]) == 0
-    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").rglob("*") if path.is_file()}
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "store").glob("[!.]*/**/*") if path.is_file()}
     assert {path.parent.name.split("-")[1] for path in after.keys() - before.keys()} == {"brief"}
     assert all(after[path] == before[path] for path in before)
 
@@ -281,7 +286,7 @@ def test_a_changed_reward_model_is_scored_anew(tmp_path):
     weights = paths["judge"] / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert main(["score", *own(paths, tmp_path / "runs")]) == 0
-    kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
+    kinds = [path.name.split("-")[0] for path in entries(tmp_path / "runs" / "store")]
     assert sorted(kinds) == ["samples", "score", "score", "score"]
 
 
@@ -293,7 +298,7 @@ def test_a_changed_reward_function_is_scored_anew(world, tmp_path, monkeypatch):
     assert main(["score", *overrides]) == 0
     source.write_text("def length(prompts, completions): return [float(len(c)) ** 2 for c in completions]")
     assert main(["score", *overrides]) == 0
-    kinds = [path.name.split("-")[0] for path in (tmp_path / "runs" / "store").iterdir()]
+    kinds = [path.name.split("-")[0] for path in entries(tmp_path / "runs" / "store")]
     assert sorted(kinds) == ["samples", "score", "score", "score"]
 
 

@@ -82,12 +82,20 @@ def radar(matrix: RewardMatrix, summary: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def front(matrix: RewardMatrix, solution: DualSolution, summary: Mapping[str, Any]) -> Figure:
+def front(
+    matrix: RewardMatrix,
+    solution: DualSolution,
+    summary: Mapping[str, Any],
+    kls: Sequence[float] | None = None,
+    palettes: Sequence[Mapping[str, float]] | None = None,
+) -> Figure:
     """Levels of every two values that have a target: policies, the palette's corner, and theorem 3's front.
 
     The front is the best that the two levels can be together within the palette's own predicted KL, all other values
-    free. summary: of `summarize`, or anything with its `policies` (points) and an optional `family` by policy.
+    free. summary: of `summarize`, or anything with its `policies` (points) and an optional `family` by policy. kls: one
+    front for each, in nats, instead; palettes: the corners of several, instead of the shaded one.
     """
+    fronts = [kl for kl in (kls if kls is not None else [solution.kl]) if kl > 0]
     pairs = list(combinations(solution.targets, 2)) or [(next(iter(solution.targets)),) * 2]
     figure, axes = plt.subplots(
         1, len(pairs), figsize=(3.5 * len(pairs) + 1.2, 3.4), squeeze=False, layout="constrained"
@@ -108,16 +116,23 @@ def front(matrix: RewardMatrix, solution: DualSolution, summary: Mapping[str, An
                 markersize=5,
                 elinewidth=0.7,
             )
-        if x != y and solution.kl > 0:
-            best = pareto_front(matrix, [x, y], 60, kl=solution.kl, estimator=solution.estimator).levels_nV
-            axis.plot(*best.T, color="0.3", linewidth=1, zorder=1)
-        _shade(axis, solution.targets[x], solution.targets[y])
+        for number, kl in enumerate(fronts if x != y else ()):
+            best = pareto_front(matrix, [x, y], 60, kl=kl, estimator=solution.estimator).levels_nV
+            axis.plot(*best.T, color="0.3", linewidth=1, linestyle=LINES[number % len(LINES)], zorder=1)
+        if palettes is None:
+            _shade(axis, solution.targets[x], solution.targets[y])
+        for palette in palettes or ():
+            if x in palette and y in palette:
+                axis.plot(palette[x], palette[y], "+", color="0.35", markersize=11)
         axis.set(xlabel=x, ylabel=y)
         _open(axis)
     for family, (mark, colour) in look.items():
         axes[0, -1].plot([], [], mark, color=colour, label=family)
-    if len(solution.targets) > 1 and solution.kl > 0:
-        axes[0, -1].plot([], [], color="0.3", linewidth=1, label=f"front at {solution.kl:.2f} nats")
+    for number, kl in enumerate(fronts if len(solution.targets) > 1 else ()):
+        line = LINES[number % len(LINES)]
+        axes[0, -1].plot([], [], color="0.3", linewidth=1, linestyle=line, label=f"front at {kl:.2f} nats")
+    if palettes is not None:
+        axes[0, -1].plot([], [], "+", color="0.35", markersize=11, label="palette")
     axes[0, -1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 

@@ -18,7 +18,7 @@ class HeldModel:
         from safetensors import SafetensorError
         from transformers import AutoTokenizer
 
-        from mapft.forward import device
+        from mapft.forward import device, whole_weights
 
         path = existing_or_hub(settings.path, f"rewards.{name}.path")
         options = _options(settings)
@@ -26,13 +26,14 @@ class HeldModel:
             self.tokenizer = AutoTokenizer.from_pretrained(
                 path, truncation_side="left", padding_side="right", **options
             )
-            model, loading = auto.from_pretrained(
-                path,
-                dtype=settings.dtype,
-                output_loading_info=True,
-                use_safetensors=None if settings.allow_pickle else True,
-                **options,
-            )
+            with whole_weights():
+                model, loading = auto.from_pretrained(
+                    path,
+                    dtype=settings.dtype,
+                    output_loading_info=True,
+                    use_safetensors=None if settings.allow_pickle else True,
+                    **options,
+                )
         except (OSError, ValueError, SafetensorError) as error:
             raise UserError(f"rewards.{name}.path={settings.path} holds no {what} that loads: {error}") from error
         if loading["missing_keys"]:
@@ -99,9 +100,11 @@ def estimated_nbytes(settings: Any, auto: Any) -> int:
     import torch
     from transformers import AutoConfig
 
+    from mapft.forward import whole_weights
+
     try:
         config = AutoConfig.from_pretrained(existing_or_hub(settings.path, "path"), **_options(settings))
-        with torch.device("meta"):
+        with whole_weights(), torch.device("meta"):
             kept = (config.dtype or torch.float32) if settings.dtype == "auto" else getattr(torch, settings.dtype)
             model = auto.from_config(config, trust_remote_code=settings.trust_remote_code, dtype=kept)
     except (OSError, ValueError):

@@ -4,6 +4,7 @@ Shapes: N responses, V values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mapft.errors import UserError
 from mapft.palette import RewardMatrix
 from mapft.rewards import Score
 from mapft.rewards.remote import RemoteScore
-from mapft.sampling.store import write_array
+from mapft.sampling.store import locked, write_array
 
 CHUNK = 1024
 
@@ -30,10 +31,10 @@ def score_texts(
     keep: by value, the folder that keeps its scores of these texts. They are there chunk by chunk as they come, so
     that a scoring that was stopped goes on from there; one that was finished is read.
     """
-    columns = [
-        _column(name, score, prompts, responses, progress, keep[name] if keep else None)
-        for name, score in scores.items()
-    ]
+    columns = []
+    for name, score in scores.items():
+        with locked(keep[name]) if keep else nullcontext():
+            columns.append(_column(name, score, prompts, responses, progress, keep[name] if keep else None))
     return RewardMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
 
 

@@ -126,7 +126,7 @@ def _draw_batch(
     padded = padded.to(policy.device)
     width = padded["input_ids"].size(1)
     with torch.inference_mode():
-        sequences = policy.generate(**padded, generation_config=config)
+        sequences = policy.generate(**padded, generation_config=config, synced_gpus=False)  # one process draws alone
     ends = torch.tensor(policy.generation_config.eos_token_id, device=sequences.device)
     ended = torch.isin(sequences[:, width:], ends)
     lengths = torch.where(ended.any(1), ended.int().argmax(1) + 1, ended.size(1))

@@ -18,7 +18,7 @@ from transformers import (
 
 from mapft.config import Dtype, ModelConfig, Quantization
 from mapft.errors import UserError
-from mapft.forward import device
+from mapft.forward import device, whole_weights
 from mapft.paths import existing_or_hub
 
 TUNED = "tuned"  # name of a run's adapter
@@ -49,16 +49,17 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     dtype = ("bfloat16" if half else "float32") if model.dtype == Dtype.auto else model.dtype.value
     try:
-        policy, loading = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, dtype),
-            attn_implementation=model.attn_implementation,
-            quantization_config=_quantization(model, getattr(torch, dtype)),
-            device_map={"": device()},
-            use_safetensors=None if model.allow_pickle else True,
-            output_loading_info=True,
-            **options,
-        )
+        with whole_weights():
+            policy, loading = AutoModelForCausalLM.from_pretrained(
+                path,
+                dtype=getattr(torch, dtype),
+                attn_implementation=model.attn_implementation,
+                quantization_config=_quantization(model, getattr(torch, dtype)),
+                device_map={"": device()},
+                use_safetensors=None if model.allow_pickle else True,
+                output_loading_info=True,
+                **options,
+            )
     except ImportError as error:
         if model.quantization is Quantization.none:
             raise UserError(f"model.path={model.path} needs a package that is not here: {error}") from error

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from mapft.config import fingerprint
 from mapft.errors import UserError
@@ -60,11 +61,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-    """The table that depends on `depends_on` alone: read from the store, or made and kept there."""
+    """The table that depends on `depends_on` alone: read from the store, or made and kept there.
+
+    Of several processes that want one at a time, one makes it and the others wait.
+    """
     entry = root / f"{kind}-{fingerprint(dict(depends_on))}"
     data, manifest = entry / "data.parquet", entry / "manifest.json"
-    if not manifest.exists():
-        table = make()
-        write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
-        write_json(manifest, {"kind": kind, "rows": len(table), **depends_on})
+    with locked(entry):
+        if not manifest.exists():
+            table = make()
+            write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
+            write_json(manifest, {"kind": kind, "rows": len(table), **depends_on})
     return pd.read_parquet(data)
+
+
+def locked(entry: Path) -> FileLock:
+    """Held by the one process that makes the entry; the system lets go of it when that process dies."""
+    locks = entry.parent / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / entry.name)

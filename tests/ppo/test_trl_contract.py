@@ -6,6 +6,8 @@ When this fails, TRL has changed underneath: read its GRPOTrainer again before w
 import inspect
 
 import pytest
+import transformers.integrations.deepspeed
+import transformers.trainer
 from trl import GRPOTrainer
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import add_fused_lm_head, use_adapter
@@ -27,6 +29,8 @@ MEMBERS = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
     "_save_checkpoint": ["self", "model", "trial"],
     "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_save_optimizer_and_scheduler": ["self", "output_dir"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_get_output_dir": ["self", "trial"],
 }
 ATTRIBUTES = [
@@ -50,6 +54,13 @@ ATTRIBUTES = [
 def test_methods_have_the_parameters_we_rely_on(name):
     parameters = list(inspect.signature(inspect.unwrap(getattr(GRPOTrainer, name))).parameters)
     assert parameters == MEMBERS[name], f"TRL changed GRPOTrainer.{name}; PPOTrainer must follow."
+
+
+def test_deepspeed_is_asked_by_the_name_that_is_replaced_while_a_checkpoint_loads():
+    source = inspect.getsource(transformers.trainer.Trainer)
+    assert "deepspeed_load_checkpoint(" in source
+    assert hasattr(transformers.trainer, "deepspeed_load_checkpoint")
+    assert hasattr(transformers.integrations.deepspeed, "_hf_deepspeed_config_weak_ref")
 
 
 def test_attributes_are_still_set_by_the_constructor():
