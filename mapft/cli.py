@@ -5,13 +5,17 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mapft import __version__
 from mapft.errors import UserError
 from mapft.glossary import METRICS
+
+if TYPE_CHECKING:
+    from mapft.config import Config
 
 COMMANDS = {
     "run": ("evaluate", "sample -> score -> solve -> train -> evaluate, and the closing table"),
@@ -25,12 +29,20 @@ COMMANDS = {
     "export": ("export", "the aligned model in one piece, and model cards"),
 }
 
+SETTINGS_ALONE = {
+    "plan": ("mapft.planning:plan", "memory of each GPU before anything is loaded, and what would make it fit"),
+    "dashboard": ("mapft.tracking.dashboard:save_dashboard", "the W&B page of the runs, pushed or kept as JSON"),
+}
+
+SAID = "Said by the job of the sweep that it ended."
+
 USAGE = """mapft {version}: fine-tune a language model to the level you ask of each human value.
 
 usage: mapft COMMAND [overrides...] [--debug] [--json]
 
 {commands}
 
+{settings_alone}
     metrics    what every number in logs.jsonl is
     launch NAME [--processes N] [--precision P] -- [overrides...]    run on several devices: {launchers}
     pareto FOLDER    the runs of a sweep in one table, csv and picture, with the theoretical front
@@ -51,10 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        listed = "\n".join(f"    {name:<10} {what}" for name, (_, what) in COMMANDS.items())
         from mapft.launching import LAUNCHERS
 
-        print(USAGE.format(version=__version__, commands=listed, launchers=", ".join(LAUNCHERS)))
+        lists = {"commands": _listed(COMMANDS), "settings_alone": _listed(SETTINGS_ALONE)}
+        print(USAGE.format(version=__version__, launchers=", ".join(LAUNCHERS), **lists))
         return 0
     if words[0] == "--version":
         print(__version__)
@@ -77,6 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(pareto(overrides))
         elif command == "serve-rewards":
             _with_hydra("serve", settings, _serve)
+        elif command in SETTINGS_ALONE:
+            module, function = SETTINGS_ALONE[command][0].split(":")
+            _with_hydra(
+                "config", settings, lambda given: print(getattr(import_module(module), function)(_config(given)))
+            )
         elif command in COMMANDS:
             stage, as_json = COMMANDS[command][0], "--json" in overrides
             said = shlex.join(["mapft", command, *settings])
@@ -87,14 +104,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Stopped; the same command continues where it was.", file=sys.stderr)
         return 130
     except Exception as error:
-        from hydra.errors import HydraException
-
         if debug:
             traceback.print_exc()
-        if is_sweep(overrides) and not isinstance(error, HydraException):
-            return 2 if isinstance(error, UserError) else 1  # said by its job already
+        if SAID in getattr(error, "__notes__", ()):
+            return 2 if isinstance(error, UserError) else 1
         return _report(error)
     return 0
+
+
+def _listed(commands: Mapping[str, tuple[str, str]]) -> str:
+    return "\n".join(f"    {name:<10} {what}" for name, (_, what) in commands.items())
 
 
 def is_sweep(overrides: Sequence[str]) -> bool:
@@ -132,16 +151,20 @@ def _root_cause(error: BaseException) -> BaseException:
     return error
 
 
-def _execute(settings: Any, stage: str, as_json: bool, command: str) -> None:
+def _config(settings: Any) -> "Config":
     from omegaconf import OmegaConf
 
     from mapft.config import Config
 
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
+    return config
+
+
+def _execute(settings: Any, stage: str, as_json: bool, command: str) -> float | None:
     from mapft.closing import execute
 
-    execute(config, stage, as_json, command)
+    return execute(_config(settings), stage, as_json, command)
 
 
 def _serve(settings: Any) -> None:
@@ -159,28 +182,37 @@ def _serve(settings: Any) -> None:
         server.serve_forever()
 
 
-def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], None]) -> None:
+def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]) -> None:
     import hydra
     import hydra.core.hydra_config
     from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
 
-    from mapft.config import MODES, Config
+    from mapft.config import MODES, Config, fingerprint
+    from mapft.launching import claim_gpu, gpus
     from mapft.paths import shipped
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main` as they are
-    sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
+    OmegaConf.register_new_resolver("gpus", lambda: max(gpus(), 1), replace=True)
+    sweep = f"sweep-{fingerprint(overrides)}" if is_sweep(overrides) else ""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)
     for name, mode in MODES.items():
         store.store(group="mode", name=f"{name}_schema", node=mode)
     failures: list[BaseException] = []
 
-    def job(settings: Any) -> None:
+    def job(settings: Any) -> Any:
+        sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
         try:
-            do(settings)
+            if sweep:
+                running = hydra.core.hydra_config.HydraConfig.get()
+                claim_gpu(running.launcher._target_)
+                settings.tracking.group = settings.tracking.group or sweep
+            return do(settings)
         except Exception as error:
-            if is_sweep(overrides):  # the other jobs go on; Hydra raises the first error when all are done
-                _report(error, " ".join(hydra.core.hydra_config.HydraConfig.get().overrides.task))
+            if sweep:  # the other jobs go on; Hydra raises the first error when all are done
+                _report(error, " ".join(running.overrides.task))
+                error.add_note(SAID)
                 raise
             failures.append(error)
 

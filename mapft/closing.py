@@ -27,8 +27,11 @@ if TYPE_CHECKING:
     from mapft.sampling.decoding import AlignedSampler
 
 
-def execute(config: Config, stage: str, as_json: bool = False, command: str = "") -> None:
-    """Run the job up to and including `stage`; what is already there is kept. command: as the user gave it."""
+def execute(config: Config, stage: str, as_json: bool = False, command: str = "") -> float | None:
+    """Run the job up to and including `stage`; what is already there is kept. command: as the user gave it.
+
+    Returns, of an evaluation, what a sweep over PPO's parameters maximises (see `attained`).
+    """
     warnings.filterwarnings(
         "ignore", "`is_gradient_checkpointing", FutureWarning
     )  # transformers about peft's and TRL's use
@@ -46,12 +49,22 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
     if not run.main:
         if stage in ("train", "evaluate"):
             run.join_training()
-        return
+        return None
     made: Any = (CLOSING[stage] if stage in CLOSING else getattr(Run, stage))(run)
     if stage == "solve":
         _show_solution(run, made, as_json)
-    elif stage != "evaluate":
+    elif stage == "evaluate":
+        return attained(made)
+    else:
         run.console.print(made if isinstance(made, Path) else f"{len(made)} rows.", soft_wrap=True)
+
+    return None
+
+
+def attained(summary: dict[str, Any]) -> float:
+    """lam.(realized levels) - KL in nats, with the pilot's lam: what PPO maximises, largest at p_lam."""
+    lam, levels = summary["solution"]["lam"], summary["values"]
+    return sum(lam[name] * levels[name]["realized"]["mean"] for name in lam) - summary["kl"]["mean"]
 
 
 def _show_solution(run: Run, solution: DualSolution, as_json: bool) -> None:
@@ -105,6 +118,10 @@ def evaluate(run: Run) -> dict[str, Any]:
         record |= {"command": run.command, "config": record["config"] | {"evaluation": _plain(run.config.evaluation)}}
         write_report(summary, tables, pictures, explanation, record, run.folder)
         write_json(path, summary | {"fingerprint": found_under})
+        if run.config.tracking.wandb:
+            from mapft.tracking.trackers import track_evaluation
+
+            track_evaluation(run.config, run.folder, summary)
     summary = read_json(path)
     print_closing(summary, run.console)
     return summary

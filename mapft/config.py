@@ -7,6 +7,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
+from importlib.util import find_spec
 from json import dumps
 from typing import Any
 
@@ -36,14 +37,6 @@ class Unattainable(StrEnum):
 
     stop = "stop"
     nearest = "nearest"
-
-
-class Tracker(StrEnum):
-    """Where training logs go besides logs.jsonl."""
-
-    none = "none"
-    wandb = "wandb"
-    tensorboard = "tensorboard"
 
 
 def _require(condition: bool, name: str, value: object, need: str) -> None:
@@ -468,8 +461,31 @@ class ComparisonConfig:
 class TrackingConfig:
     """Where training logs go besides logs.jsonl in the run folder."""
 
-    report_to: Tracker = Tracker.none
-    project: str = "mapft"
+    wandb: bool = False
+    tensorboard: bool = False
+    project: str = "mapft"  # of W&B
+    entity: str | None = None  # user or team of W&B; null: who is logged in
+    group: str | None = None  # of W&B; null: the sweep, or the run with its stages
+    completions_every: int | None = 8  # PPO iterations between two tables of completions; null: none
+
+    def __post_init__(self) -> None:
+        every = self.completions_every
+        _require(every is None or every >= 1, "tracking.completions_every", every, "at least 1, or null for none")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            raise UserError("tracking=tensorboard needs a package that is not here; pip install 'mapft[tensorboard]'.")
+
+
+@dataclass(kw_only=True)
+class LaunchConfig:
+    """The machines that `mapft plan` plans for; `mapft launch NAME` starts a run on them."""
+
+    name: str  # of a file in launch/
+    processes: int = 1  # of all machines; one for each GPU
+    memory_gb: float | None = None  # of a GPU (of the host for `cpu`), 10^9 bytes; null: this machine's
+
+    def __post_init__(self) -> None:
+        _require(self.processes >= 1, "launch.processes", self.processes, "at least 1")
+        _require(self.memory_gb is None or self.memory_gb > 0, "launch.memory_gb", self.memory_gb, "above 0")
 
 
 @dataclass(kw_only=True)
@@ -490,6 +506,7 @@ class Config:
     evaluation: EvaluationConfig
     comparison: ComparisonConfig
     tracking: TrackingConfig
+    launch: LaunchConfig
     seed: int = 0
     name: str = "run"  # begins the run folder's name
     output: str = "runs"  # where run folders and the store of samples and scores lie

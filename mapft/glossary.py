@@ -4,6 +4,8 @@
 over the responses of the current rollout, of all processes.
 """
 
+EPISODES = "episodes"  # the axis of every chart
+
 METRICS = {
     "map/scores/{value}": "mean of the raw score r_i over the current rollout",
     "map/scores_std/{value}": "sd of the raw score r_i over the current rollout",
@@ -14,6 +16,7 @@ METRICS = {
     "objective/non_score_reward": "-kl_coef * objective/kl",
     "objective/scores": "mean of the reward R = kl_coef * lam.r (in a stage: of its increment of lam)",
     "objective/rlhf_reward": "objective/scores + objective/non_score_reward: what PPO maximises",
+    "objective/ess": "effective share of the rollout under p_opt/pi, V(x) for log Z(x); 1 at PPO's optimum",
     "rewards/{function}/mean": "mean of a reward function's raw output",
     "rewards/{function}/std": "sd of a reward function's raw output",
     "policy/approxkl_avg": "mean per token of (log pi/pi_old)^2 / 2",
@@ -48,6 +51,7 @@ METRICS = {
     "loss": "the loss as transformers logs it",
     "epoch": "passes over the training prompts",
     "step": "optimizer steps so far",
+    EPISODES: "responses generated so far",
     "train_runtime": "seconds of the whole training (last line)",
     "train_samples_per_second": "responses per second (last line)",
     "train_steps_per_second": "optimizer steps per second (last line)",

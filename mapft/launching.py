@@ -2,13 +2,18 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from mapft.errors import UserError
 from mapft.paths import shipped
 
 LAUNCHERS = ("cpu", "gpu", "ddp", "fsdp2", "zero2", "zero3", "multi_node")
 PRECISIONS = ("no", "fp16", "bf16")
+_CLAIMED: list[Any] = []  # the lock of this process's GPU
 
 
 def launch(words: Sequence[str]) -> int:
@@ -27,9 +32,9 @@ def command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     name, options = ours[0], dict(zip(ours[1::2], ours[2::2], strict=False))
     if len(ours) % 2 == 0:
         raise UserError(f"{ours[-1]} has no value; options come in pairs, as --processes 4.")
-    gpus = _gpus()
-    processes = options.pop("--processes", str(1 if name in ("cpu", "gpu") else max(gpus, 1)))
-    precision = options.pop("--precision", "bf16" if gpus and name != "cpu" else "no")
+    found = gpus()
+    processes = options.pop("--processes", str(1 if name in ("cpu", "gpu") else max(found, 1)))
+    precision = options.pop("--precision", "bf16" if found and name != "cpu" else "no")
     if not processes.isdigit() or int(processes) < 1:
         raise UserError(f"--processes {processes} is no number of processes; give 1 or more.")
     if precision not in PRECISIONS:
@@ -38,7 +43,7 @@ def command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     arguments = ["-m", "accelerate.commands.launch", "--config_file", file]
     arguments += ["--num_processes", processes, "--mixed_precision", precision]
     arguments += [word for pair in options.items() for word in pair]
-    environment = dict(os.environ) | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
+    environment = dict(os.environ) | ({} if found else {"DS_ACCELERATOR": "cpu"})
     return [sys.executable, *arguments, "-m", "mapft.train", *overrides], environment
 
 
@@ -47,7 +52,28 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(words[:place]), list(words[place + 1 :])
 
 
-def _gpus() -> int:
+def claim_gpu(launcher: str) -> None:
+    """Under the joblib launcher: from now on this process sees one GPU, which no other process of the sweep has.
+
+    Held by a lock until the process ends, and so through all jobs that it is given.
+    """
+    if not launcher.endswith("JoblibLauncher") or _CLAIMED or not gpus():
+        return
+    from filelock import FileLock, Timeout
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    for gpu in visible.split(",") if visible else map(str, range(gpus())):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"mapft-{os.getuid()}-gpu-{gpu}.lock")
+        with suppress(Timeout):
+            lock.acquire(timeout=0)
+            _CLAIMED.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+            return
+    raise UserError("Another sweep holds every GPU; wait for it, or give fewer jobs with hydra.launcher.n_jobs=1.")
+
+
+def gpus() -> int:
+    """How many this process sees; asking makes no use of them."""
     import torch
 
     return torch.cuda.device_count()

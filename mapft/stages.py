@@ -284,7 +284,7 @@ _WHAT_IS_DONE = {
     TooLong.drop: "left out",
     TooLong.cut: "cut (texts keep their ends; messages are left out)",
 }
-_NOT_TRAINED = ("tracking", "output", "run_dir", "evaluation", "decoding", "comparison")
+_NOT_TRAINED = ("tracking", "launch", "output", "run_dir", "evaluation", "decoding", "comparison")
 
 
 def make_palette(config: Config, matrix: RewardMatrix, scores: Mapping[str, Score]) -> Palette:

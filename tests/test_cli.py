@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from mapft.cli import main
 from mapft.glossary import METRICS
-from mapft.tracking import JsonLines
+from mapft.tracking.lines import JsonLines
 from tests import worlds
 
 

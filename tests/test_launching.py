@@ -17,7 +17,7 @@ from tests.test_cli import SMALL, own
 
 @pytest.mark.parametrize(("gpus", "processes", "precision"), [(0, "1", "no"), (4, "4", "bf16")])
 def test_processes_and_precision_fit_the_machine(monkeypatch, gpus, processes, precision):
-    monkeypatch.setattr(launching, "_gpus", lambda: gpus)
+    monkeypatch.setattr(launching, "gpus", lambda: gpus)
     words, environment = launching.command(["zero2", "--", "experiment=own", "seed=1"])
     given = dict(zip(words[3:9:2], words[4:9:2], strict=True))
     assert given["--config_file"].endswith("launch/zero2.yaml")
@@ -27,7 +27,7 @@ def test_processes_and_precision_fit_the_machine(monkeypatch, gpus, processes, p
 
 
 def test_what_is_given_wins_and_the_rest_is_accelerates(monkeypatch):
-    monkeypatch.setattr(launching, "_gpus", lambda: 8)
+    monkeypatch.setattr(launching, "gpus", lambda: 8)
     words, _ = launching.command(
         ["multi_node", "--processes", "16", "--precision", "fp16", "--machine_rank", "1", "--"]
     )

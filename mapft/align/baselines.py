@@ -31,7 +31,7 @@ from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
 from mapft.seeding import derive_seed
-from mapft.tracking import JsonLines
+from mapft.tracking.lines import JsonLines
 
 
 def scalarized(

@@ -14,13 +14,14 @@ from transformers import ProgressCallback
 
 from mapft.align.refinement import REFINEMENTS, RefinedLambda, read_history
 from mapft.align.reward import PaletteReward
-from mapft.config import Config, Tracker
+from mapft.config import Config
 from mapft.ppo import PPOConfig, PPOTrainer
 from mapft.ppo.checkpoint import newest_whole
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
-from mapft.tracking import JsonLines, LevelBar
+from mapft.tracking.lines import JsonLines, LevelBar
+from mapft.tracking.trackers import Tracking
 
 ADAPTER = "adapter"  # in the folder of a fit
 LOGS = "logs.jsonl"
@@ -39,8 +40,12 @@ class Aim:
     sd: Mapping[str, float]
 
 
-def fit(config: Config, models: RewardModels, aim: Aim, prompts: list[Prompt], folder: Path) -> Mapping[str, float]:
+def fit(
+    config: Config, models: RewardModels, aim: Aim, prompts: list[Prompt], folder: Path, run: Path | None = None
+) -> Mapping[str, float]:
     """Train and save folder/adapter, or find it there; returns the multipliers that the training ended with.
+
+    run: the folder of the run that this fit is a stage of, where it is one.
 
     The reference is p0, or, where p0 has an adapter (model.adapter), a frozen copy of that one on the same base; a
     copy of it is trained on. Checkpoints, logs.jsonl and refinement.json lie in the folder too. Where lam is the
@@ -56,6 +61,8 @@ def fit(config: Config, models: RewardModels, aim: Aim, prompts: list[Prompt], f
     checkpoint = newest_whole(folder / "checkpoints", last_file=REFINEMENTS)
     if checkpoint:
         lam.load(Path(checkpoint))
+    job, name = (folder.name, run.name) if run else (config.mode.name, folder.name)
+    tracking = Tracking(config, folder, job, name, aim.targets, args)
     trainer = PPOTrainer(
         policy,
         [PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, aim.reference_lam)],
@@ -63,13 +70,15 @@ def fit(config: Config, models: RewardModels, aim: Aim, prompts: list[Prompt], f
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(folder / LOGS, aim.targets), lam],
+        callbacks=[JsonLines(folder / LOGS, aim.targets), lam, tracking],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(LevelBar(aim.targets, aim.sd))
-    if aim.lam != aim.reference_lam:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    save_adapter(trainer, adapter)
+    tracking.completions = lambda: trainer.completions
+    with tracking:
+        if aim.lam != aim.reference_lam:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        save_adapter(trainer, adapter)
     return lam.lam
 
 
@@ -113,8 +122,6 @@ def ppo_config(config: Config, folder: Path) -> PPOConfig:
             bf16=on_gpu and config.model.dtype.value in ("auto", "bfloat16"),
             use_cpu=not on_gpu,
             save_strategy="steps",
-            report_to=[] if config.tracking.report_to is Tracker.none else [config.tracking.report_to.value],
-            project=config.tracking.project,
-            run_name=folder.name,
+            report_to=[],  # mapft.tracking reports
             **dataclasses.asdict(config.trainer),
         )

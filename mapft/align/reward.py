@@ -40,6 +40,7 @@ class PaletteReward:
         prompts: Sequence[Any],
         completions: Sequence[Any],
         log_metric: Callable[[str, float], None] = lambda name, value: None,
+        log_extra: Callable[[str, list[float]], None] = lambda name, column: None,
         trainer_state: Any = None,
         **_: Any,
     ) -> list[float]:
@@ -50,6 +51,7 @@ class PaletteReward:
         if self.observe:
             self.lam = self.observe(trainer_state, texts, scores)
         for name, scores_B in scores.items():
+            log_extra(name, scores_B.tolist())
             log_metric(f"map/scores/{name}", float(scores_B.mean()))
             log_metric(f"map/scores_std/{name}", float(scores_B.std()))
             log_metric(f"map/lam/{name}", self.lam[name])

@@ -143,9 +143,8 @@ class Sequential:
         if not skipped:
             aim = Aim({name: decision["asked"]}, {name: before}, {name: target}, {name: sd})
             rate = config.trainer.learning_rate * min(1.0, step)
-            lam = fit(
-                replace(config, trainer=replace(config.trainer, learning_rate=rate)), models, aim, self.prompts, folder
-            )[name]
+            config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
+            lam = fit(config, models, aim, self.prompts, folder, self.run)[name]
         where, seconds = str(folder.relative_to(self.run)), time.monotonic() - begin
         return Stage(name, where, lam_before=before, kept=kept, skipped=skipped, lam=lam, seconds=seconds, **decision)
 

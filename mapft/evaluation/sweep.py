@@ -65,7 +65,9 @@ def _draw(found: dict[Path, dict[str, Any]], folder: Path) -> None:
     first, *_ = found
     matrix = RewardMatrix.from_parquet(first / "scores.parquet")
     solutions = {run: DualSolution.from_dict(summary["solution"]) for run, summary in found.items()}
-    named = {run: f"{summary['mode']} {run.name}" for run, summary in found.items()}
+    palettes = {run: read_json(run / "config.json")["config"]["palette"]["name"] for run in found}
+    alone = [name for name in palettes.values() if list(palettes.values()).count(name) == 1]
+    named = {run: name if name in alone else f"{name} {run.name[-12:]}" for run, name in palettes.items()}
     points = {named[run]: summary["policies"]["tuned"] for run, summary in found.items()}
     points = {"base": found[first]["policies"]["base"]} | points
     asked = [solution.targets for solution in solutions.values()]

@@ -77,6 +77,12 @@ def masked_moments(x_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return torch.stack([mask.sum(), (x * mask).sum(), (x**2 * mask).sum()])
 
 
+def effective_share(log_weights_N: Tensor) -> float:
+    """(sum w)^2 / (N sum w^2): 1 where all weights are the same, 1/N where one of them is everything."""
+    weights_N = (log_weights_N.double() - log_weights_N.max()).exp()
+    return (weights_N.sum() ** 2 / (len(weights_N) * weights_N.square().sum())).item()
+
+
 def explained_variance(errors: Tensor, returns: Tensor) -> float:
     """1 - Var(G - V) / Var(G) over tokens, from `masked_moments` of G - V and of G; 1: a perfect critic, 0: none."""
 

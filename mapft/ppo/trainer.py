@@ -41,6 +41,7 @@ from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
 from mapft.ppo.critic import Critic
 from mapft.ppo.estimation import (
     advantages_and_returns,
+    effective_share,
     explained_variance,
     k1,
     masked_moments,
@@ -147,7 +148,7 @@ class PPOTrainer(GRPOTrainer):
         batch["advantages"], returns_BT = advantages_and_returns(
             rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
         )
-        self._log_rollout(mode, score_B, kl_BT, batch["old_logp"])
+        self._log_rollout(mode, score_B, kl_BT, batch["old_logp"], values_BT[:, 0])
         errors, spread = (
             self._sum_over_processes(masked_moments(x, mask_BT)) for x in (returns_BT - values_BT, returns_BT)
         )
@@ -388,8 +389,18 @@ class PPOTrainer(GRPOTrainer):
 
     # ---------------------------------------------------------------- logs and checkpoints
 
-    def _log_rollout(self, mode: str, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor) -> None:
-        """Sums over the tokens of a response, averaged over the responses of all processes, under TRL PPO's names."""
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the responses generated so far as `episodes`."""
+        iterations = math.ceil(self.state.global_step / self.args.steps_per_iteration)
+        logs["episodes"] = iterations * self.args.generation_batch_size
+        super().log(logs, start_time)
+
+    def _log_rollout(self, mode: str, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor, value_B: Tensor) -> None:
+        """Sums over the tokens of a response, averaged over the responses of all processes, under TRL PPO's names.
+
+        value_B: the critic's V(x). At the optimum every response's return R - kl_coef * log pi/p_ref is
+        kl_coef * log Z(x); what is left of it beyond V(x) is a log-weight, and objective/ess what they are worth.
+        """
         kl_B = kl_BT.sum(1)
         columns = {
             "objective/kl": kl_B,
@@ -400,6 +411,15 @@ class PPOTrainer(GRPOTrainer):
         }
         for name, column in columns.items():
             self._metrics[mode][name].extend(self.accelerator.gather(column).tolist())
+        log_weights_N = self.accelerator.gather((columns["objective/rlhf_reward"] - value_B) / self.args.kl_coef)
+        self._metrics[mode]["objective/ess"].append(effective_share(log_weights_N))
+
+    @property
+    def completions(self) -> dict[str, list[Any]]:
+        """The last rollout in columns: prompt, completion, each reward function's, and what they gave to log_extra."""
+        rewards = {f"reward/{name}": list(column) for name, column in self._logs["rewards"].items()}
+        extra = {name: list(column) for name, column in self._logs["extra"].items()}
+        return {key: list(self._logs[key]) for key in ("prompt", "completion")} | rewards | extra
 
     def _flush_reward_metrics(self, mode: str) -> None:
         """Metrics and columns that reward functions gave to `log_metric` and `log_extra`, over all processes."""

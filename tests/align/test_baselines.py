@@ -17,6 +17,7 @@ from mapft.config import (
     DecodingConfig,
     DualConfig,
     EvaluationConfig,
+    LaunchConfig,
     ModelConfig,
     PaletteConfig,
     PublishedMode,
@@ -158,6 +159,7 @@ def settings(mode) -> Config:
         evaluation=EvaluationConfig(),
         comparison=ComparisonConfig(),
         tracking=TrackingConfig(),
+        launch=LaunchConfig(name="cpu"),
     )
 
 

@@ -21,6 +21,7 @@ from mapft.config import (
     DecodingConfig,
     DualConfig,
     EvaluationConfig,
+    LaunchConfig,
     ModelConfig,
     PaletteConfig,
     RefineConfig,
@@ -33,7 +34,7 @@ from mapft.palette import RewardMatrix
 from mapft.rewards import parse
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
-from mapft.tracking import JsonLines
+from mapft.tracking.lines import JsonLines
 from tests.ppo import tabular
 
 TASTE = np.random.default_rng(5).normal(size=(tabular.STEPS, len(tabular.WORDS)))
@@ -94,6 +95,7 @@ class World:
             evaluation=EvaluationConfig(),
             comparison=ComparisonConfig(),
             tracking=TrackingConfig(),
+            launch=LaunchConfig(name="cpu"),
         )
         kinds = parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.lam})
         quiet = lambda: nullcontext(lambda name, done, total: None)  # noqa: E731

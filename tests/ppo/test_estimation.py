@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from mapft.ppo.estimation import advantages_and_returns, k1, last_index, masked_moments, token_rewards, whiten
+from mapft.ppo.estimation import (
+    advantages_and_returns,
+    effective_share,
+    k1,
+    last_index,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
 
 
 def random_case(seed: int = 0, rows: int = 5, length: int = 7):
@@ -68,3 +76,10 @@ def test_whitening_uses_one_mean_and_sd_over_chosen_tokens():
     assert chosen.mean().item() == pytest.approx(0, abs=1e-9)
     assert chosen.std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert white[~mask.bool()].abs().sum() == 0
+
+
+def test_effective_share_of_weights():
+    assert effective_share(torch.full((7,), 900.0)) == pytest.approx(1)
+    assert effective_share(torch.tensor([0.0, -1e4, -1e4, -1e4])) == pytest.approx(1 / 4)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64)
+    assert effective_share(weights.log() - 50) == pytest.approx(10**2 / (4 * 30))

@@ -91,8 +91,12 @@ def test_reaches_p_lam_for_every_kl_coef(tmp_path, world, kl_coef):
     """R = kl_coef * lam.r with weight kl_coef: KL(pi||p_lam) <= .01 nats (a network's own floor here is about .005)."""
     log_p0, scores, log_p_lam = world
     assert tabular.kl(log_p_lam, log_p0) > 0.4
-    log_pi = trained_log_probs(tmp_path, kl_coef * scores @ LAM, kl_coef=kl_coef, **CLOSE)
+    trainer = make_trainer(tmp_path, [tabular.TableReward(kl_coef * scores @ LAM)], kl_coef=kl_coef, **CLOSE)
+    trainer.train()
+    log_pi = tabular.log_probs(trainer.model.eval())
     assert tabular.kl(log_pi, log_p_lam) <= 0.01
+    ess = [line["objective/ess"] for line in trainer.state.log_history if "objective/ess" in line]
+    assert ess[0] < 0.8 < 0.95 < ess[-1]  # E_p0[w^2] at first; 1 + chi^2 of what is left at last
     realized, promised = (levels(log_p, scores) for log_p in (log_pi, log_p_lam))
     np.testing.assert_allclose(realized, promised, atol=0.03)
 

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from mapft.tracking import JsonLines
+from mapft.tracking.lines import JsonLines
 
 
 def log(lines: JsonLines, first: int, last: int) -> None:

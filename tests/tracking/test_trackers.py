@@ -1,0 +1,141 @@
+"""Weights & Biases and TensorBoard. Truth: the files that they wrote offline, read back, and logs.jsonl beside them."""
+
+import json
+import re
+
+import pytest
+import wandb
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mapft.cli import main
+from mapft.glossary import METRICS
+from mapft.tracking import trackers
+from tests import worlds
+from tests.test_cli import SMALL, own
+from tests.tracking.wandb_file import read
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return worlds.build(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in (folder / "logs.jsonl").read_text().splitlines()]
+
+
+def wandb_runs(folder):
+    """By job type, every offline file, oldest first."""
+    found: dict = {}
+    for path in sorted(folder.rglob("*.wandb")):
+        record = read(path)
+        found.setdefault(record["run"].job_type, []).append(record)
+    return found
+
+
+def test_offline_files_hold_every_metric_and_artifact(world, tmp_path):
+    more = ["tracking=[wandb,tensorboard]", "tracking.completions_every=2", "refine.every=2"]
+    assert main(["run", *own(world, tmp_path, *SMALL, *more)]) == 0
+    [folder] = tmp_path.glob("run-*")
+    lines, runs = lines_of(folder), wandb_runs(folder)
+    [train], [evaluate] = runs["simultaneous"], runs["evaluate"]
+    seen = {key for row in train["history"] for key in row} | set(train["summary"])
+    patterns = {name: re.compile(re.sub(r"\\{\w+\\}", r"[^/]+", re.escape(name)) + "$") for name in METRICS}
+    assert [name for name, pattern in patterns.items() if not any(map(pattern.match, seen))] == []
+    told = {row["_step"]: row for row in train["history"] if "map/scores/vowels" in row}
+    for line in lines:
+        if "map/scores/vowels" in line:
+            same = told[line["step"]]
+            for name in ("map/scores/vowels", "map/lam/vowels", "map/target/vowels", "objective/kl", "objective/ess"):
+                assert same[name] == pytest.approx(line[name])
+            assert same["episodes"] == line["episodes"] <= 128
+    assert train["config"]["palette"]["quantiles"] == {"vowels": 0.6}
+    assert (train["run"].run_group, train["run"].project) == (folder.name, "mapft")
+    kinds = {"score-matrix", "dual-solution", "refinement", "model", "run_table"}
+    assert set(train["artifacts"].values()) == kinds
+    assert {metric.step_metric for metric in train["metrics"] if metric.glob_name == "*"} == {"episodes"}
+    summary = json.loads((folder / "evaluation.json").read_text())
+    assert evaluate["summary"]["evaluation/realized_mean/vowels"] == summary["values"]["vowels"]["realized"]["mean"]
+    assert evaluate["run"].run_group == folder.name
+    assert set(evaluate["artifacts"].values()) == {"report"}
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    drawn = {point.step: point.value for point in events.Scalars("map/scores/vowels")}
+    assert drawn == {r["episodes"]: pytest.approx(r["map/scores/vowels"]) for r in lines if "map/scores/vowels" in r}
+
+
+def test_the_table_holds_the_completions_with_their_scores(world, tmp_path):
+    arguments = own(world, tmp_path, *SMALL, "tracking=wandb", "tracking.completions_every=2")
+    assert main(["train", *arguments]) == 0
+    tables = sorted(tmp_path.rglob("*completions*.table.json"))
+    assert len(tables) == 2  # 4 iterations
+    table = json.loads(tables[0].read_text())
+    assert table["columns"] == ["prompt", "completion", "reward/palette", "judge", "vowels"]
+    for row in table["data"]:
+        given = dict(zip(table["columns"], row, strict=True))
+        assert given["vowels"] == pytest.approx(worlds.vowels([given["prompt"]], [given["completion"]])[0])
+
+
+def test_a_resumed_training_goes_on_in_its_wandb_run(world, tmp_path, monkeypatch, capfd):
+    overrides = [*own(world, tmp_path, *SMALL, "tracking=wandb", "trainer.save_steps=8")]
+    saved = trackers.Tracking.on_step_end
+
+    def stops(self, args, state, control, **more):
+        saved(self, args, state, control, **more)
+        if state.global_step == 14 and not (tmp_path / "stopped").exists():
+            (tmp_path / "stopped").touch()
+            raise RuntimeError("the machine went away")
+
+    monkeypatch.setattr(trackers.Tracking, "on_step_end", stops)
+    assert main(["train", *overrides]) == 1
+    assert "the machine went away" in capfd.readouterr().err
+    assert main(["train", *overrides]) == 0
+    [folder] = tmp_path.glob("run-*")
+    first, second = wandb_runs(folder)["simultaneous"]
+    assert first["run"].run_id == second["run"].run_id
+    assert max(row["_step"] for row in first["history"]) == 13
+    assert next(row["step"] for row in second["history"] if "objective/kl" in row) == 9
+    assert not any(kind == "model" for kind in first["artifacts"].values())
+
+
+@pytest.mark.parametrize("fails", ["init", "log"])
+def test_a_tracker_that_fails_never_stops_a_training(world, tmp_path, monkeypatch, caplog, fails):
+    def broken(*_, **__):
+        raise OSError("no space left for W&B")
+
+    monkeypatch.setattr(*((wandb, "init") if fails == "init" else (wandb.Run, "log")), broken)
+    assert main(["train", *own(world, tmp_path, *SMALL, "tracking=wandb")]) == 0
+    assert len([record for record in caplog.records if "no space left for W&B" in record.message]) == 1
+    [folder] = tmp_path.glob("run-*")
+    assert (folder / "adapter").exists()
+    assert lines_of(folder)[-1]["episodes"] == 128
+    if wandb.run is not None:
+        wandb.finish()
+
+
+def test_stages_of_a_sequential_run_stand_in_one_group(world, tmp_path):
+    more = ["mode=sequential", "mode.stage_episodes=32", "mode.rounds=1", "tracking=wandb", "tracking.group=mine"]
+    palette = "+palette.sd={vowels: 0.3, judge: 0.3}"
+    assert main(["train", *own(world, tmp_path, *SMALL, *more, palette=palette)]) == 0
+    runs = wandb_runs(tmp_path)
+    assert {"001-vowels", "002-judge"} & set(runs)
+    assert {record["run"].run_group for records in runs.values() for record in records} == {"mine"}
+
+
+def test_the_dashboard_is_kept_as_json_where_wandb_is_offline(world, tmp_path, capfd):
+    assert main(["dashboard", *own(world, tmp_path, "tracking.entity=us")]) == 0
+    assert "not pushed: WANDB_MODE=offline" in capfd.readouterr().out
+    text = (tmp_path / "dashboard.json").read_text()
+    page = json.loads(text)
+    assert (page["entity"], page["project"]) == ("us", "mapft")
+    sections = {s["name"]: s["panels"] for s in page["spec"]["section"]["panelBankConfig"]["sections"]}
+    assert sections["Levels"][0]["config"]["metrics"] == ["map/scores/vowels", "map/target/vowels"]
+    assert sections["Levels"][0]["config"]["xAxis"] == "episodes"
+    drawn = set(re.findall(r'"((?:map|objective|policy|val|critic|loss|timing|memory|completions)/[\w/]+)"', text))
+    known = {re.sub(r"\{\w+\}", "vowels", name) for name in METRICS} | {"map/lam/judge", "map/scores/judge"}
+    assert drawn - known == {"map/target/judge"}  # a value that is free has no target to log
