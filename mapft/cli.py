@@ -46,6 +46,7 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
     metrics    what every number in logs.jsonl is
     launch NAME [--processes N] [--precision P] -- [overrides...]    run on several devices: {launchers}
     pareto FOLDER    the runs of a sweep in one table, csv and picture, with the theoretical front
+    ui [RUN_OR_SCORES] [--host H] [--port P]    the palette as a local web page; without scores, the playground's
     serve-rewards [rewards=[...]] [host=...] [port=...]    scores for policies on another machine (kind: remote)
 
 Every command of the first group does what is missing before it and keeps what is there. Overrides are Hydra's:
@@ -87,6 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from mapft.evaluation.sweep import pareto
 
             print(pareto(overrides))
+        elif command == "ui":
+            from mapft.ui.service import serve
+
+            if not settings or settings[0].startswith("--"):
+                _with_hydra("config", [], lambda given: settings.insert(0, _scored(given)))
+            serve(settings)
         elif command == "serve-rewards":
             _with_hydra("serve", settings, _serve)
         elif command in SETTINGS_ALONE:
@@ -165,6 +172,16 @@ def _execute(settings: Any, stage: str, as_json: bool, command: str) -> float | 
     from mapft.closing import execute
 
     return execute(_config(settings), stage, as_json, command)
+
+
+def _scored(settings: Any) -> str:
+    """The folder of a run whose scores are there."""
+    from mapft.stages import Run
+
+    run = Run(_config(settings))
+    run.open("mapft score")
+    run.score()
+    return str(run.folder)
 
 
 def _serve(settings: Any) -> None:

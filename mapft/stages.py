@@ -85,7 +85,8 @@ class Run:
                 for k, v in dataclasses.asdict(self.config).items()
                 if k not in ("evaluation", "decoding", "comparison")
             }
-            record = {"fingerprint": self.fingerprint, "versions": versions, "config": settings}
+            record = {"fingerprint": self.fingerprint, "command": self.command, "versions": versions}
+            record |= {"config": settings}
             write_json(path, record)
 
     @cached_property

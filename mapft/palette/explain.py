@@ -22,7 +22,7 @@ def explain(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertain
     """What the solution says, what each value costs, what limits it and what to do, one sentence per line."""
     lines = [solution.status.sentence]
     if solution.status is not Status.optimal:
-        return "\n".join([*lines, *_obstacle(matrix, solution)])
+        return "\n".join([*lines, *obstacle(matrix, solution)])
     analysis = analyse(matrix, solution)
     lines.append(_distance(matrix, solution, analysis))
     lines += [_value(matrix, solution, analysis, name, uncertainty) for name in solution.targets]
@@ -96,7 +96,7 @@ def adjustment_table(matrix: RewardMatrix, adjustment: Adjustment) -> Table:
     return grid
 
 
-def _obstacle(matrix: RewardMatrix, solution: DualSolution) -> list[str]:
+def obstacle(matrix: RewardMatrix, solution: DualSolution) -> list[str]:
     """Why there is no policy: the certificate in words."""
     if solution.certificate is None:
         return [f"The targets could rise by {solution.margin:.1e} sd at most before they are out of reach."]

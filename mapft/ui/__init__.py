@@ -1,0 +1,1 @@
+"""`mapft ui`: the palette as a local web page."""

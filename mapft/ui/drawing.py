@@ -1,0 +1,240 @@
+"""HTML and SVG of a view. Every text that comes from a file goes through `escape`; numbers are formatted here.
+
+Colours are those of the page (currentColor), so that they hold in dark mode; lines and marks differ in shape too.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+
+from mapft.palette import RewardMatrix, Status
+from mapft.palette.explain import obstacle
+from mapft.ui.board import Board, View
+
+WORDS = {
+    Status.optimal: "Attainable",
+    Status.boundary: "On the very edge",
+    Status.infeasible: "Out of reach",
+    Status.unfinished: "Not finished",
+}
+ACCENT, SECOND = "#d55e00", "#0072b2"  # of Okabe and Ito's palette for colour-blind readers
+
+
+def number(x: float, digits: int = 3) -> str:
+    """A number as short as it stays readable."""
+    return (
+        "–" if not math.isfinite(x) else f"{x:.{digits}g}" if abs(x) >= 1e4 or 0 < abs(x) < 1e-3 else f"{x:.{digits}f}"
+    )
+
+
+def verdict(view: View, matrix: RewardMatrix) -> str:
+    """Attainable or not, margin, the certificate in words, KL and effective samples."""
+    solution = view.solution
+    lines = [f'<strong class="{"yes" if view.attainable else "no"}">{WORDS[solution.status]}.</strong>']
+    if math.isfinite(solution.margin):
+        lines.append(f"Margin {solution.margin:+.3f} sd.")
+    if view.attainable and view.analysis is not None:
+        share = solution.ess / len(matrix)
+        lines.append(
+            f"KL to the base {number(solution.kl)} nats; {solution.ess:.0f} of {len(matrix)} samples effective "
+            f"({share:.0%}), {view.analysis.ess_per_prompt:.1f} of the median prompt's."
+        )
+        if view.analysis.ess_worst_prompt < 1.5 and solution.estimator != "pooled":
+            lines.append("The worst prompt rests on a single sample: draw more for each prompt.")
+    else:
+        lines.append(escape(" ".join(obstacle(matrix, solution))))
+    return f'<p class="verdict" role="status">{" ".join(lines)}</p>'
+
+
+def levels(view: View, board: Board) -> str:
+    """A row per value: base, target, lambda, predicted level and its quantile, price."""
+    head = (
+        "value",
+        "base",
+        "target",
+        "lambda",
+        "predicted",
+        "quantile",
+        "price of one sd",
+        "moves others, sd per sd",
+    )
+    rows = []
+    for name in board.matrix.values:
+        solution, sd = view.solution, board.matrix.sd[name]
+        target = solution.targets.get(name)
+        predicted = solution.realized[name]
+        price = view.analysis.price_per_sd.get(name, 0.0) if view.analysis else math.nan
+        rows.append(
+            [
+                escape(name),
+                number(board.matrix.base[name]),
+                "free" if target is None else number(target),
+                number(solution.lam[name]),
+                number(predicted),
+                number(board.position("quantile", name, predicted), 2) if math.isfinite(predicted) else "–",
+                f"{number(price)} nats" if target is not None and sd > 0 and view.attainable else "",
+                _side_effects(view, board, name),
+            ]
+        )
+    return _table(head, rows)
+
+
+def _side_effects(view: View, board: Board, raised: str) -> str:
+    """What one more sd of this value does to the others."""
+    if view.analysis is None:
+        return ""
+    sd, found = board.matrix.sd, []
+    for other, effects in view.analysis.side_effects.items():
+        if other != raised and raised in effects and sd[other] > 0:
+            effect = effects[raised] * sd[raised] / sd[other]
+            if abs(effect) >= 0.05:
+                found.append(f"{escape(other)} {effect:+.2f}")
+    return ", ".join(found) or "none"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f'<th scope="col">{name}</th>' for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table class="levels"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def samples(board: Board, view: View, prompt_id: int, most: int = 12) -> str:
+    """The candidates of a prompt, likeliest under p_lam first, beside the 1/K that each has under the base."""
+    if not board.responses:
+        return "<p>The texts are not known; open a run folder, or scores with columns prompt and response.</p>"
+    if not view.attainable:
+        return "<p>No lambda, no probabilities.</p>"
+    texts, probability_K, _ = board.candidates(prompt_id, view.solution)
+    rows = []
+    for k in np.argsort(-probability_K)[:most]:
+        share = f'<meter min="0" max="1" value="{probability_K[k]:.4f}"></meter> {probability_K[k]:.1%}'
+        rows.append([share, f"{1 / len(texts):.1%}", escape(texts[k])])
+    return _table(("under p_lam", "base", "response"), rows)
+
+
+# ---------------------------------------------------------------------- pictures
+
+
+def radar(board: Board, view: View) -> str:
+    """Quantile of every value's level in the base samples: base against predicted."""
+    values = board.matrix.values
+    at = [2 * math.pi * k / len(values) - math.pi / 2 for k in range(len(values))]
+
+    def ring(levels: Mapping[str, float]) -> str:
+        share = [board.position("quantile", name, levels[name]) for name in values]
+        return " ".join(
+            f"{100 * s * math.cos(a):.1f},{100 * s * math.sin(a):.1f}" for s, a in zip(share, at, strict=True)
+        )
+
+    parts = [f'<circle r="{100 * share:.0f}" class="grid"/>' for share in (0.25, 0.5, 0.75, 1.0)]
+    for name, angle in zip(values, at, strict=True):
+        x, y = math.cos(angle), math.sin(angle)
+        anchor = "middle" if abs(x) < 0.2 else "start" if x > 0 else "end"
+        parts.append(f'<line x2="{100 * x:.1f}" y2="{100 * y:.1f}" class="grid"/>')
+        parts.append(
+            f'<text x="{110 * x:.1f}" y="{110 * y + 4:.1f}" text-anchor="{anchor}">{escape(_short(name))}</text>'
+        )
+    parts.append(f'<polygon points="{ring(board.matrix.base)}" class="base"/>')
+    if view.attainable:
+        parts.append(f'<polygon points="{ring(view.solution.realized)}" class="predicted"/>')
+    parts.append(_legend(-110, 138, [("base", "base"), ("predicted", "predicted")]))
+    return _svg("-190 -130 380 285", "Quantile of each level in the base samples", parts)
+
+
+def trade_off(board: Board, view: View, first: str, second: str) -> str:
+    """What is attainable for two values, the front at the palette's KL, base, target and predicted level."""
+    if first == second:
+        return "<p>Choose two different values.</p>"
+    region = board.region(first, second)
+    lines = [region]
+    if view.attainable and view.solution.kl > 0:
+        lines.append(board.front(first, second, view.solution.kl))
+    everything = np.concatenate(lines)
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    width = np.where(high > low, high - low, 1.0)
+
+    def at(point: Sequence[float] | np.ndarray) -> tuple[float, float]:
+        x, y = (np.asarray(point) - low) / width
+        return 300 * x, 200 * (1 - y)
+
+    def path(points: np.ndarray) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in map(at, points))
+
+    parts = [f'<polygon points="{path(region)}" class="region"/>']
+    if len(lines) > 1:
+        parts.append(f'<polyline points="{path(lines[1])}" class="front"/>')
+    base = [board.matrix.base[first], board.matrix.base[second]]
+    parts.append('<circle cx="{:.1f}" cy="{:.1f}" r="4" class="mark base"/>'.format(*at(base)))
+    targets = view.solution.targets
+    goal = [targets.get(first, base[0]), targets.get(second, base[1])]
+    x, y = (min(max(v, -8), most) for v, most in zip(at(goal), (308, 208), strict=True))
+    parts.append(f'<path d="M{x - 6:.1f} {y:.1f}h12M{x:.1f} {y - 6:.1f}v12" class="mark target"/>')
+    if view.attainable:
+        x, y = at([view.solution.realized[first], view.solution.realized[second]])
+        parts.append(f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" class="mark predicted"/>')
+    for k, name in enumerate((first, second)):
+        label = f"{escape(_short(name))}: {number(low[k])} to {number(high[k])}"
+        turn = (
+            'x="150" y="226" text-anchor="middle"'
+            if k == 0
+            else 'transform="translate(-12 100) rotate(-90)" text-anchor="middle"'
+        )
+        parts.append(f"<text {turn}>{label}</text>")
+    parts.append(
+        _legend(
+            0,
+            248,
+            [
+                ("region", "attainable"),
+                ("front", "front at this KL"),
+                ("target", "palette"),
+                ("predicted", "predicted"),
+            ],
+        )
+    )
+    return _svg("-35 -12 350 286", f"Levels of {escape(first)} and {escape(second)}", parts)
+
+
+def _legend(x: float, y: float, entries: Sequence[tuple[str, str]]) -> str:
+    parts = []
+    for k, (kind, label) in enumerate(entries):
+        at, line = x + 150 * (k % 2), y + 16 * (k // 2)
+        if kind == "front":
+            parts.append(f'<line x1="{at}" x2="{at + 14}" y1="{line - 4}" y2="{line - 4}" class="front"/>')
+        elif kind == "target":
+            parts.append(f'<path d="M{at + 1} {line - 4}h12M{at + 7} {line - 10}v12" class="mark target"/>')
+        else:
+            parts.append(f'<rect x="{at}" y="{line - 9}" width="12" height="10" class="{kind}"/>')
+        parts.append(f'<text x="{at + 18}" y="{line}">{label}</text>')
+    return "".join(parts)
+
+
+def _svg(box: str, title: str, parts: Sequence[str]) -> str:
+    return f'<svg viewBox="{box}" role="img" class="picture"><title>{title}</title>{"".join(parts)}</svg>'
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
+
+
+STYLE = f"""
+.picture {{ width: 100%; max-height: 22rem; color: inherit; font-size: 11px; }}
+.picture text {{ fill: currentColor; }}
+.picture .grid {{ fill: none; stroke: currentColor; stroke-opacity: .25; }}
+.picture .base {{ fill: {SECOND}; fill-opacity: .25; stroke: {SECOND}; stroke-width: 1.5; stroke-dasharray: 4 2; }}
+.picture .predicted {{ fill: {ACCENT}; fill-opacity: .3; stroke: {ACCENT}; stroke-width: 2; }}
+.picture .region {{ fill: currentColor; fill-opacity: .08; stroke: currentColor; stroke-opacity: .4; }}
+.picture .front {{ fill: none; stroke: currentColor; stroke-width: 1.5; }}
+.picture .mark.base {{ fill-opacity: 1; stroke-dasharray: none; }}
+.picture .mark.predicted {{ fill-opacity: 1; }}
+.picture .mark.target {{ fill: none; stroke: currentColor; stroke-width: 2; }}
+.verdict {{ font-size: 1.05rem; min-height: 3.2rem; }}
+.verdict .yes::before {{ content: "✓ "; }} .verdict .no::before {{ content: "✗ "; }}
+.verdict .yes {{ color: {SECOND}; }} .verdict .no {{ color: {ACCENT}; }}
+.scroll {{ overflow-x: auto; }}
+.levels {{ border-collapse: collapse; width: 100%; }}
+.levels td, .levels th {{ padding: .25rem .6rem; text-align: left; border-bottom: 1px solid rgba(128,128,128,.35);
+  white-space: pre-wrap; vertical-align: top; }}
+"""

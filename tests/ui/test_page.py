@@ -1,0 +1,169 @@
+"""The page in a real browser, from a run folder made on disk. Truth: `Board`, and what is on disk."""
+
+import json
+import shutil
+from urllib.parse import urlparse
+
+import pandas as pd
+import pytest
+import yaml
+
+from mapft.errors import UserError
+from mapft.palette import Palette, RewardMatrix, solve_dual
+from mapft.ui.service import open_scores, page_of
+from tests.ui.test_board import matrix
+
+HOSTILE = "<img src=x onerror=window.hacked=1>${window.hacked=1}{{window.hacked=1}}<script>window.hacked=1</script>"
+pytestmark = [
+    pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed (apt-get install chromium)"),
+    pytest.mark.filterwarnings("default"),  # gradio's own
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with hostile texts."""
+    folder = tmp_path_factory.mktemp("runs") / "run-mine-0"
+    folder.mkdir()
+    scores = matrix()
+    scores.to_parquet(folder / "scores.parquet")
+    texts = {"prompt": [f"{HOSTILE} {i // 8}" for i in range(400)], "response": [f"{HOSTILE} {i}" for i in range(400)]}
+    pd.DataFrame(texts).to_parquet(folder / "samples.parquet")
+    (folder / "config.json").write_text(json.dumps({"command": "mapft score experiment=own seed=3 palette=hhh_50"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(run):
+    page, options = page_of([str(run), "--port", "7899"])
+    page.launch(**options, prevent_thread_lock=True)
+    yield "http://127.0.0.1:7899"
+    page.close()
+
+
+@pytest.fixture
+def browsed(served):
+    """(page, what the browser complained about)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 1200})
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
+        page.goto(served)
+        page.wait_for_selector("#verdict .yes")
+        yield page, complaints
+        browser.close()
+
+
+def outside(url: str) -> bool:
+    return urlparse(url).scheme.startswith("http") and urlparse(url).hostname != "127.0.0.1"
+
+
+def set_level(page, number: int, to: float) -> None:
+    page.fill(f"#level-{number} input[type=number]", str(to))
+    page.press(f"#level-{number} input[type=number]", "Tab")
+
+
+def test_moves_infeasible_nearest_save_reload(browsed, run, tmp_path_factory):
+    page, complaints = browsed
+    scores = RewardMatrix.from_parquet(run / "scores.parquet")
+    for number, at in enumerate((0.6, 0.55, 0.5)):
+        set_level(page, number, at)
+    wanted = solve_dual(scores, Palette.from_quantiles(scores, {"value 0": 0.6, "value 1": 0.55, "value 2": 0.5}))
+    page.wait_for_function(f"document.querySelector('#verdict').innerText.includes('{wanted.kl:.3f} nats')")
+    assert f"{wanted.lam['value 0']:.3f}" in page.inner_text("#levels")
+    command = page.input_value("#command textarea")
+    assert command.startswith("mapft run experiment=own seed=3 palette=custom palette.name=mine")
+    assert "'+palette.quantiles.value 0=0.6'" in command
+
+    set_level(page, 0, 1.0)
+    set_level(page, 1, 1.0)
+    page.wait_for_selector("#verdict .no")
+    assert "the best the samples give is" in page.inner_text("#verdict")
+    page.screenshot(path=str(tmp_path_factory.mktemp("shots") / "infeasible.png"))
+    for how in ("least_change", "interpolate", "priority"):
+        page.click(f"#{how}")
+        page.wait_for_selector("#verdict .yes")
+
+    page.fill("#name input, #name textarea", "gentle")
+    page.click("#save")
+    page.wait_for_function("document.querySelector('#said textarea, #said input').value.includes('gentle.yaml')")
+    kept = yaml.safe_load((run.parent / "palettes" / "gentle.yaml").read_text())
+    assert kept["name"] == "gentle"
+    assert solve_dual(scores, Palette(kept["absolute"])).status == "optimal"
+    verdict = page.inner_text("#verdict").split("nats")[0]  # the samples are at the floor, where a rounding shows
+    page.reload()
+    page.wait_for_selector("#verdict .yes")
+    assert not page.inner_text("#verdict").startswith(verdict)
+    page.click("#saved input")
+    page.click("[role=option]:has-text('gentle')")
+    page.click("#load")
+    page.wait_for_function("text => document.querySelector('#verdict').innerText.startsWith(text)", arg=verdict)
+    page.click("#save")
+    page.wait_for_selector("text=is there already")
+    assert complaints == []
+
+
+def test_texts_of_a_file_never_run(browsed):
+    page, complaints = browsed
+    page.wait_for_selector("#samples td")
+    assert "<img src=x" in page.inner_text("#samples")
+    assert page.evaluate("window.hacked") is None
+    assert page.query_selector("#samples img, #samples script") is None
+    assert complaints == []
+
+
+def test_keyboard_narrow_and_dark(browsed, served):
+    page, _ = browsed
+    before = page.inner_text("#verdict")
+    page.focus("#level-0 input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_function("text => document.querySelector('#verdict').innerText != text", arg=before)
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto(f"{served}/?__theme=dark")
+    page.wait_for_selector("#verdict .yes")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    fill = "getComputedStyle(document.querySelector('#radar text')).fill"
+    behind = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
+    light, dark = page.evaluate(f"[{fill}, {behind}]")
+    assert sum(map(int, light[4:-1].split(","))) > 3 * 150 > sum(map(int, dark[4:-1].split(",")[:3]))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--port", "80"], "was given no scores"),
+        (["{run}", "--port"], "does not understand --port"),
+        (["{run}", "--port", "99999"], "--port 99999 is no port"),
+        (["{run}", "--colour", "red"], "does not understand --colour red"),
+        (["{run}", "--host", "0.0.0.0"], "opens the page to other machines; set a password in MAPFT_UI_PASSWORD"),
+        (["{run}/.."], "holds no scores.parquet"),
+        (["{run}/config.json"], "is no run folder and no .csv or .parquet"),
+        (["nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_wrong_words_are_one_sentence(run, words, said):
+    with pytest.raises(UserError, match=said):
+        page_of([word.format(run=run) for word in words])
+
+
+@pytest.mark.parametrize(("cell", "said"), [("nan", "nan"), ("inf", "inf"), ("1e999", "inf"), ("<b>", "<b>")])
+def test_hostile_scores_are_refused(tmp_path, cell, said):
+    path = tmp_path / "scores.csv"
+    path.write_text(f"prompt_id,a,b,response\n0,1.0,2.0,x\n0,{cell},1.0,{HOSTILE.replace(',', '')}\n", "utf-8")
+    with pytest.raises(UserError, match=said):
+        open_scores(path)
+
+
+def test_scores_with_texts_in_a_csv(tmp_path):
+    path = tmp_path / "scores.csv"
+    pd.DataFrame(
+        {"prompt_id": [0, 0, 1, 1], "a": [0.0, 1, 2, 3], "prompt": list("ppqq"), "response": list("wxyz")}
+    ).to_csv(path, index=False)
+    board, folder, command = open_scores(path)
+    assert board.questions == {0: "p", 1: "q"}
+    assert (board.responses, folder, command) == (list("wxyz"), tmp_path / "palettes", "mapft run")
