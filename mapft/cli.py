@@ -102,8 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "config", settings, lambda given: print(getattr(import_module(module), function)(_config(given)))
             )
         elif command in COMMANDS:
+            from mapft.config import masked_command
+
             stage, as_json = COMMANDS[command][0], "--json" in overrides
-            said = shlex.join(["mapft", command, *settings])
+            said = masked_command(shlex.join(["mapft", command, *settings]))
             _with_hydra("config", settings, lambda config: _execute(config, stage, as_json, said))
         else:
             raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
@@ -211,6 +213,8 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to `main` as they are
     OmegaConf.register_new_resolver("gpus", lambda: max(gpus(), 1), replace=True)
+    if is_sweep(overrides) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("A sweep (-m) runs its jobs from one process; launch each palette with mapft launch instead.")
     sweep = f"sweep-{fingerprint(overrides)}" if is_sweep(overrides) else ""
     store = ConfigStore.instance()
     store.store(name="schema", node=Config)

@@ -41,6 +41,12 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
         if policy.adapter:
             existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")
     run.console.quiet = run.console.quiet or as_json
+    with run.alone():
+        return _execute(run, stage, as_json)
+
+
+def _execute(run: Run, stage: str, as_json: bool) -> float | None:
+    config = run.config
     run.console.print(f"Run folder: {run.folder}", soft_wrap=True, markup=False)
     if config.model.adapter:
         run.console.print(
@@ -62,7 +68,7 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
 
 
 def attained(summary: dict[str, Any]) -> float:
-    """lam.(realized levels) - KL in nats, with the pilot's lam: what PPO maximises, largest at p_lam."""
+    """lam.(realized levels) - KL in nats, with the pilot's lam: what PPO maximises without refinement."""
     lam, levels = summary["solution"]["lam"], summary["values"]
     return sum(lam[name] * levels[name]["realized"]["mean"] for name in lam) - summary["kl"]["mean"]
 
@@ -118,11 +124,12 @@ def evaluate(run: Run) -> dict[str, Any]:
         record |= {"command": run.command, "config": record["config"] | {"evaluation": _plain(run.config.evaluation)}}
         write_report(summary, tables, pictures, explanation, record, run.folder)
         write_json(path, summary | {"fingerprint": found_under})
-        if run.config.tracking.wandb:
-            from mapft.tracking.trackers import track_evaluation
-
-            track_evaluation(run.config, run.folder, summary)
     summary = read_json(path)
+    if run.config.tracking.wandb and summary.get("tracked") != found_under:
+        from mapft.tracking.trackers import track_evaluation
+
+        if track_evaluation(run.config, run.folder, summary):
+            write_json(path, summary | {"tracked": found_under})
     print_closing(summary, run.console)
     return summary
 

@@ -51,7 +51,7 @@ METRICS = {
     "loss": "the loss as transformers logs it",
     "epoch": "passes over the training prompts",
     "step": "optimizer steps so far",
-    EPISODES: "responses generated so far",
+    EPISODES: "responses learnt from so far: a rollout counts step by step",
     "train_runtime": "seconds of the whole training (last line)",
     "train_samples_per_second": "responses per second (last line)",
     "train_steps_per_second": "optimizer steps per second (last line)",

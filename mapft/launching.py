@@ -22,7 +22,10 @@ def launch(words: Sequence[str]) -> int:
 
 
 def command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """(arguments, environment). Several machines: accelerate's own options stand after the name, before --."""
+    """(arguments, environment). accelerate's own options stand after the name, before --.
+
+    On several machines the file, or --processes, says how many processes there are on all of them together.
+    """
     ours, overrides = _split(words)
     if not ours or ours[0] not in LAUNCHERS:
         named = ours[0] if ours else "nothing"
@@ -33,15 +36,19 @@ def command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     if len(ours) % 2 == 0:
         raise UserError(f"{ours[-1]} has no value; options come in pairs, as --processes 4.")
     found = gpus()
-    processes = options.pop("--processes", str(1 if name in ("cpu", "gpu") else max(found, 1)))
+    fits = None if name == "multi_node" else str(1 if name in ("cpu", "gpu") else max(found, 1))
+    processes = options.pop("--processes", fits)
     precision = options.pop("--precision", "bf16" if found and name != "cpu" else "no")
-    if not processes.isdigit() or int(processes) < 1:
+    stray = next((word for word in options if not word.startswith("--")), None)
+    if stray:
+        raise UserError(f"{stray} stands before --, where options are; write mapft launch {name} -- {stray} ...")
+    if processes is not None and (not processes.isdigit() or int(processes) < 1):
         raise UserError(f"--processes {processes} is no number of processes; give 1 or more.")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown; use one of {', '.join(PRECISIONS)}.")
     file = str(shipped("launch").absolute() / f"{name}.yaml")
     arguments = ["-m", "accelerate.commands.launch", "--config_file", file]
-    arguments += ["--num_processes", processes, "--mixed_precision", precision]
+    arguments += ["--mixed_precision", precision, *(["--num_processes", processes] if processes else [])]
     arguments += [word for pair in options.items() for word in pair]
     environment = dict(os.environ) | ({} if found else {"DS_ACCELERATOR": "cpu"})
     return [sys.executable, *arguments, "-m", "mapft.train", *overrides], environment

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -33,13 +34,14 @@ from mapft.config import (
     TooLong,
     Unattainable,
     fingerprint,
+    masked,
 )
 from mapft.errors import UserError
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
 from mapft.rewards import Score, identity, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
-from mapft.sampling.store import read_json, stored, write_atomically, write_json
+from mapft.sampling.store import locked, read_json, stored, write_atomically, write_json
 from mapft.seeding import derive_seed
 
 PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
@@ -86,8 +88,24 @@ class Run:
                 if k not in ("evaluation", "decoding", "comparison")
             }
             record = {"fingerprint": self.fingerprint, "command": self.command, "versions": versions}
-            record |= {"config": settings}
+            record |= {"config": masked(settings)}
             write_json(path, record)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside, no other process works on this run; UserError where one does."""
+        lock = locked(self.root / "store" / self.folder.name)
+        if not self.main:
+            yield
+            return
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"Another process is at work on {self.folder}; wait for it, or choose another run_dir=."
+            ) from error
+        with lock:
+            yield
 
     @cached_property
     def prompts(self) -> tuple[list[Prompt], list[Prompt], list[Prompt]]:

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from mapft.cli import main
 from mapft.glossary import METRICS
+from mapft.sampling.store import locked
 from mapft.tracking.lines import JsonLines
 from tests import worlds
 
@@ -48,6 +49,16 @@ def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowe
         "sampling.max_new_tokens=8",
         *more,
     ]
+
+
+class Judge:
+    """A reward that needs a key."""
+
+    def __init__(self, api_key: str, max_tokens: int):
+        self.api_key, self.max_tokens = api_key, max_tokens
+
+    def __call__(self, prompts, completions, **_):
+        return [float(len(text)) for text in completions]
 
 
 SMALL = [
@@ -233,6 +244,26 @@ def emitted(logs: Path) -> set[str]:
     names = {name for line in logs.read_text().splitlines() for name in json.loads(line)}
     names = {re.sub(r"^(map/\w+)/(vowels|judge)$", r"\1/{value}", name) for name in names}
     return {re.sub(r"^rewards/palette/", "rewards/{function}/", name) for name in names}
+
+
+def test_two_commands_do_not_work_on_one_run_at_a_time(world, tmp_path, capfd):
+    arguments = own(world, tmp_path)
+    assert main(["score", *arguments]) == 0
+    [folder] = tmp_path.glob("run-*")
+    with locked(tmp_path / "store" / folder.name):
+        assert main(["solve", *arguments]) == 2
+    assert f"Another process is at work on {folder}" in capfd.readouterr().err
+    assert main(["solve", *arguments]) == 0
+
+
+def test_what_a_secret_holds_is_written_nowhere(world, tmp_path):
+    judge = "+rewards.other={_target_: tests.test_cli.Judge, api_key: hunter2, max_tokens: 7}"
+    assert main(["score", *own(world, tmp_path, judge)]) == 0
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"hunter2" not in path.read_bytes()
+    [folder] = tmp_path.glob("run-*")
+    kept = json.loads((folder / "config.json").read_text())["config"]["rewards"]["other"]
+    assert (kept["api_key"], kept["max_tokens"]) == ("***", 7)
 
 
 def test_the_glossary_is_printed(capsys):

@@ -43,6 +43,7 @@ def test_what_is_given_wins_and_the_rest_is_accelerates(monkeypatch):
         (["zero4"], "was given zero4; name one of cpu, gpu"),
         (["ddp", "--processes"], "--processes has no value"),
         (["ddp", "--processes", "many"], "--processes many is no number"),
+        (["zero2", "seed=1", "palette=hhh_60"], "seed=1 stands before --"),
         (["ddp", "--precision", "int1"], "--precision int1 is unknown"),
     ],
 )

@@ -30,6 +30,13 @@ def swept(tmp_path_factory):
     return folder / "runs", command, main(command)
 
 
+def counted(prompts, completions, **_):
+    """worlds.vowels; how many rows it was asked for goes to a file."""
+    with Path(os.environ["MAPFT_TEST_CALLS"]).open("a") as file:
+        file.write(f"{len(prompts)}\n")
+    return worlds.vowels(prompts, completions)
+
+
 def unchanged(folder):
     """Every file of a run and when it was written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
@@ -69,6 +76,12 @@ def test_pareto_gathers_the_runs(swept, capfd):
     assert {"pareto.svg", "pareto.png", "pareto.md"} <= {path.name for path in runs.iterdir()}
 
 
+def test_a_sweep_is_refused_in_several_processes(monkeypatch, capfd):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", "-m", "palette=hhh_50,hhh_60"]) == 2
+    assert "A sweep (-m) runs its jobs from one process" in capfd.readouterr().err
+
+
 def test_pareto_wants_a_folder_of_runs(tmp_path, capfd):
     for words, said in (([], "given nothing"), ([str(tmp_path)], "holds no run that has been evaluated")):
         assert main(["pareto", *words]) == 2
@@ -100,11 +113,15 @@ def test_a_killed_job_is_all_that_is_done_again(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_side_by_side_draw_one_pilot(tmp_path):
+def test_jobs_side_by_side_draw_one_pilot(tmp_path, monkeypatch):
     world = worlds.build(tmp_path / "world")
+    monkeypatch.setenv("MAPFT_TEST_CALLS", str(tmp_path / "calls"))
     overrides = own(world, tmp_path / "runs", *SMALL, palette="palette.name=swept")
+    overrides += ["++rewards.vowels.target=tests.test_sweep:counted"]
     launcher = ["hydra/launcher=gpus", "hydra.launcher.n_jobs=2"]
     assert main(["run", "-m", *overrides, *launcher, "+palette.quantiles.vowels=0.5,0.6"]) == 0
+    pilot = len(pd.read_parquet(next((tmp_path / "runs").glob("run-*/samples.parquet"))))
+    assert (tmp_path / "calls").read_text().split().count(str(pilot)) == 1
     assert len(list((tmp_path / "runs").glob("run-swept-*/evaluation.json"))) == 2
     kinds = [path.name.split("-")[0] for path in entries(tmp_path / "runs" / "store")]
     assert kinds.count("samples") == 1

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from mapft.config import fingerprint
 from mapft.errors import UserError
 from mapft.palette import DualSolution, RewardMatrix
 from mapft.sampling.store import read_json, write_atomically, write_text
@@ -22,7 +23,7 @@ def pareto(words: Sequence[str]) -> str:
     found = {path.parent: read_json(path) for path in sorted(folder.glob("*/evaluation.json"))}
     if not found:
         raise UserError(f"{folder} holds no run that has been evaluated; `mapft run` leaves them in output=.")
-    values = {tuple(summary["values"]) for summary in found.values()}
+    values = {tuple(sorted(summary["values"])) for summary in found.values()}
     if len(values) > 1:
         raise UserError(f"The runs in {folder} score different values ({'; '.join(map(', '.join, sorted(values)))}).")
     table = pd.DataFrame([_row(run, summary) for run, summary in found.items()]).sort_values("kl_predicted")
@@ -72,6 +73,13 @@ def _draw(found: dict[Path, dict[str, Any]], folder: Path) -> None:
     points = {"base": found[first]["policies"]["base"]} | points
     asked = [solution.targets for solution in solutions.values()]
     widest = max(solutions.values(), key=lambda solution: len(solution.targets))
-    kls = sorted({round(solution.kl, 4) for solution in solutions.values() if solution.kl > 0})
+    one_pilot = len({fingerprint(*_pilot(run)) for run in found}) == 1  # a front is of one base policy's samples
+    kls = sorted({round(solution.kl, 4) for solution in solutions.values() if solution.kl > 0}) if one_pilot else []
     figure = pictures.front(matrix, widest, {"policies": points}, kls, asked)
     pictures.save(figure, folder, "pareto")
+
+
+def _pilot(run: Path) -> list[Any]:
+    """The settings that a run's scores depend on."""
+    config = read_json(run / "config.json")["config"]
+    return [config[part] for part in ("model", "data", "sampling", "rewards", "seed")]

@@ -8,33 +8,37 @@ rows, L = P + T prompt and response tokens, D features:
     base           P_b * bytes(dtype); nf4 .5 + 1/16 a linear weight (block absmax), int8 1; / n under ZeRO-3 and FSDP2
     adapter        P_a * (4 weights + 4 gradients + 8 Adam) bytes; ZeRO-2 splits gradients and Adam over n, ZeRO-3 all
     critic         P_c * 16 bytes
-    reward models  resident: all; offload: the largest; one_at_a_time and sequential mode: the largest
-    rollout        B * T * D * bytes: the critic's features, held for the whole iteration
+    reward models  resident: all; offload (beside a GPU), one_at_a_time and sequential mode: the largest
 
-The phases (generation, log-probabilities, the critic's fit, an update) are no formulae: `phases` runs the policy itself
-on PyTorch's fake tensors, which have shapes and no numbers, and counts the bytes that are alive (`trace.Live`), so any
+and B * T * D * bytes of features for the critic on top of log_probs and the critic's fit.
+
+The phases (prefill, decoding, log-probabilities, the critic's fit, an update) are no formulae: `phases` runs the policy
+itself on PyTorch's fake tensors, which have shapes and no numbers, and counts the bytes alive (`trace.Live`), so any
 architecture, LoRA, gradient checkpointing and the fused LM head count as what they are. Attention counts as a fused
 kernel, without (L, L) scores. A deep model is run with TRACED layers, and the line through both gives the rest. Under
-ZeRO-3 and FSDP2 two layers are gathered at a time.
+ZeRO-3 and FSDP2 two layers are gathered at a time, but every process loads the base whole, and TRL gathers it whole to
+generate: sharding takes memory from the passes alone.
 
 Measured against: the peak of the process on a CPU (tests/test_planning.py). GPU figures are predictions that nobody
 has measured yet; allocator and CUDA context (`CONTEXT`) are added there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mapft.config import Config, Dtype, Quantization, Residency, SequentialMode, SimultaneousMode
+from mapft.config import Config, DPOMode, Dtype, Quantization, Residency, SequentialMode, SimultaneousMode
 from mapft.errors import UserError
 from mapft.paths import existing_or_hub
 from mapft.planning.trace import Live, fused_attention
 from mapft.ppo.critic import Critic
 from mapft.rewards import Score, parse
+from mapft.rewards.loader import residency_for
 
 GB = 10**9
 CONTEXT = 1.2 * GB  # CUDA context, cuBLAS workspaces and fragmentation of a GPU process
@@ -57,35 +61,44 @@ class Memory:
         return sum(self.stays.values()) + max(self.phases.values())
 
 
-def estimate(config: Config) -> Memory:
-    """What training takes on each device under config.launch.
+def estimate(config: Config, capacity: float) -> Memory:
+    """What training takes on each device under config.launch, each of which holds `capacity` bytes.
 
-    Raises UserError for a model whose configuration does not load.
+    Raises UserError for a policy or reward model whose configuration does not load.
     """
     on_gpu, sharded, n = config.launch.name != "cpu", config.launch.name in SHARDED, config.launch.processes
     policy = _policy(config, _dtype(config))
-    base = sum(_nbytes(name, p, config.model.quantization) for name, p in policy.named_parameters() if _frozen(name))
-    trained = sum(p.numel() for name, p in policy.named_parameters() if not _frozen(name))
+    base = _base(policy, config.model.quantization)
+    trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     features = policy.get_base_model().get_output_embeddings().in_features
     critic_size = sum(p.numel() for p in _critic(config, features).parameters())
     split = n if config.launch.name in SPLIT or sharded else 1
     rollout, width = _rows(config), config.data.max_prompt_tokens + config.sampling.max_new_tokens
     layers = _layers(policy)
     rewards = parse(config.rewards)
+    sharded = sharded and n > 1
     stays = {
-        "base": base / n + MODULES * base / max(len(layers), 1) if sharded and n > 1 else base,
+        "base": base / n if sharded else base,
         "adapter": trained * (4 / (n if sharded else 1) + 12 / split),
         "critic": critic_size * 16.0,
-        "reward models": float(_reward_models(config, rewards)),
-        "rollout": float(rollout * config.sampling.max_new_tokens * features * policy.dtype.itemsize),
     }
+    stays["reward models"] = _reward_models(config, rewards, capacity, sum(stays.values()))
     if on_gpu:
         stays["context"] = CONTEXT
     if len(layers) <= TRACED[1]:
-        return Memory(stays, phases(config, policy, rollout, width))
-    fewer, more = (phases(config, _policy(config, _dtype(config), count), rollout, width) for count in TRACED)
-    slope = (len(layers) - TRACED[1]) / (TRACED[1] - TRACED[0])
-    return Memory(stays, {name: more[name] + slope * (more[name] - fewer[name]) for name in more})
+        tops = phases(config, policy, rollout, width)
+    else:
+        fewer, more = (phases(config, _policy(config, _dtype(config), count), rollout, width) for count in TRACED)
+        slope = (len(layers) - TRACED[1]) / (TRACED[1] - TRACED[0])
+        tops = {name: more[name] + slope * (more[name] - fewer[name]) for name in more}
+    features_size = rollout * config.sampling.max_new_tokens * features * policy.dtype.itemsize
+    for name in ("log_probs", "critic's fit"):
+        tops[name] += features_size
+    if sharded:
+        gathered = MODULES * base / max(len(layers), 1)
+        whole = {"prefill": base - base / n, "decoding": base - base / n}
+        tops = {name: size + whole.get(name, gathered) for name, size in tops.items()} | {"load": base - base / n}
+    return Memory(stays, tops)
 
 
 def phases(config: Config, policy: Any, rollout: int, width: int) -> dict[str, float]:
@@ -129,10 +142,12 @@ def _phases(config: Config, policy: Any, rollout: int, width: int) -> dict[str, 
         return float(live.most)
 
     draws = 5.0 * rollout * vocabulary * 4  # logits, log-softmax, probabilities and two copies, fp32
+    half = config.launch.name != "cpu" and policy.dtype == torch.bfloat16  # where the trainer runs under autocast
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
     policy.eval()
     with torch.no_grad():
-        generate = max(measured(prefill), measured(decode)) + draws
-        with _fused_head(causal, tokens):
+        generation = {"prefill": measured(prefill) + draws, "decoding": measured(decode) + draws}
+        with autocast, _fused_head(causal, tokens):
             log_probs = measured(lambda: passed(min(trainer.local_rollout_forward_batch_size, rollout)))
     policy.train()
     if trainer.gradient_checkpointing:
@@ -140,9 +155,9 @@ def _phases(config: Config, policy: Any, rollout: int, width: int) -> dict[str, 
         causal.enable_input_require_grads()
     for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
         parameter.grad = torch.empty_like(parameter)  # counted as the adapter's
-    with _fused_head(causal, tokens):
+    with autocast, _fused_head(causal, tokens):
         update = measured(lambda: passed(min(trainer.per_device_train_batch_size, rollout)).sum().backward())
-    return {"generate": generate, "log_probs": log_probs, "critic's fit": measured(of_critic), "update": update}
+    return generation | {"log_probs": log_probs, "critic's fit": measured(of_critic), "update": update}
 
 
 @contextmanager
@@ -221,22 +236,43 @@ def _dtype(config: Config) -> torch.dtype:
     return getattr(torch, auto if config.model.dtype is Dtype.auto else config.model.dtype.value)
 
 
-def _frozen(name: str) -> bool:
-    return ".lora_" not in name
+def _base(policy: Any, quantization: Quantization) -> float:
+    """Bytes of what is frozen; bitsandbytes packs every linear layer but the LM head."""
+    from transformers.pytorch_utils import Conv1D
+
+    size, head = (
+        {Quantization.nf4: 0.5 + 1 / 16, Quantization.int8: 1.0},
+        policy.get_base_model().get_output_embeddings(),
+    )
+    linear = (m for m in policy.modules() if isinstance(m, torch.nn.Linear | Conv1D) and m is not head)
+    packed = {id(m.weight) for m in linear} if quantization in size else set()
+    return sum(
+        p.numel() * (size[quantization] if id(p) in packed else p.element_size())
+        for p in policy.parameters()
+        if not p.requires_grad
+    )
 
 
-def _nbytes(name: str, parameter: Any, quantization: Quantization) -> float:
-    linear = parameter.dim() == 2 and ".base_layer." in name  # embeddings and the LM head stay as they are
-    if linear and quantization is not Quantization.none:
-        return parameter.numel() * (0.5 + 1 / 16 if quantization is Quantization.nf4 else 1.0)
-    return parameter.numel() * parameter.element_size()
-
-
-def _reward_models(config: Config, rewards: dict[str, Score]) -> int:
-    sizes = [score.estimated_nbytes() for score in rewards.values()] or [0]
-    mode = config.mode
-    all_stay = isinstance(mode, SimultaneousMode) and mode.reward_models in (Residency.auto, Residency.resident)
-    return sum(sizes) if all_stay and not isinstance(mode, SequentialMode) else max(sizes)
+def _reward_models(config: Config, rewards: Mapping[str, Score], capacity: float, taken: float) -> float:
+    """Bytes on the device; `auto` as the loader will choose it, by what is free when the first score is asked for."""
+    sizes = {name: score.estimated_nbytes() for name, score in rewards.items()}
+    for name, score in rewards.items():
+        if sizes[name] == 0 and getattr(score, "path", None):
+            raise UserError(
+                f"rewards.{name}.path={getattr(score, 'path', None)} does not load, so its size is unknown."
+            )
+    all_of_them, largest = float(sum(sizes.values())), float(max(sizes.values(), default=0))
+    mode, on_cpu = config.mode, config.launch.name == "cpu"
+    if isinstance(mode, SequentialMode):
+        return largest
+    if isinstance(mode, DPOMode):
+        return 0.0
+    residency = mode.reward_models if isinstance(mode, SimultaneousMode) else Residency.auto
+    if residency is Residency.auto:
+        host = None if on_cpu else psutil.virtual_memory().total
+        residency = residency_for(int(all_of_them), int(capacity - taken), host)
+    stay = residency is Residency.resident or (on_cpu and residency is Residency.offload)
+    return all_of_them if stay else largest
 
 
 def _rows(config: Config) -> int:

@@ -25,7 +25,7 @@ def plan(config: Config) -> str:
     if launch.name not in LAUNCHERS:
         raise UserError(f"launch.name={launch.name} is unknown; use one of {', '.join(LAUNCHERS)}.")
     capacity = _capacity(config)
-    memory = estimate(config)
+    memory = estimate(config, capacity)
     share = memory.peak / capacity
     lines = [_table(memory, capacity), ""]
     what = "host" if launch.name == "cpu" else f"each of {launch.processes} GPU{'s' * (launch.processes > 1)}"
@@ -69,7 +69,10 @@ def changes(config: Config) -> list[Change]:
     trainer = config.trainer
     found: list[Change] = []
     if isinstance(config.mode, SimultaneousMode):
-        found += [{"mode.reward_models": r} for r in (Residency.offload, Residency.one_at_a_time)]
+        ways = (
+            [Residency.one_at_a_time] if config.launch.name == "cpu" else [Residency.offload, Residency.one_at_a_time]
+        )
+        found += [{"mode.reward_models": way} for way in ways if way is not config.mode.reward_models]
     if trainer.local_rollout_forward_batch_size > 8:
         found.append({"trainer.local_rollout_forward_batch_size": 8})
     rows, passes = trainer.per_device_train_batch_size, trainer.gradient_accumulation_steps
@@ -78,31 +81,34 @@ def changes(config: Config) -> list[Change]:
         found.append({"trainer.per_device_train_batch_size": rows, "trainer.gradient_accumulation_steps": passes})
     if not trainer.gradient_checkpointing:
         found.append({"trainer.gradient_checkpointing": True})
-    if config.launch.name in ("ddp", "zero2", "multi_node") and config.launch.processes > 1:
+    whole = config.model.quantization is Quantization.none and config.launch.name not in SHARDED
+    if config.launch.name in ("ddp", "zero2", "multi_node") and config.launch.processes > 1 and whole:
         found.append({"launch.name": "zero3"})
     if trainer.num_mini_batches > 1:
         found.append({"trainer.num_mini_batches": 1})
-    if config.model.quantization is Quantization.none and config.launch.name not in SHARDED:
+    if whole:
         found.append({"model.quantization": Quantization.nf4})
     return found
 
 
 def _remedy(config: Config, capacity: float) -> str:
     """The first change that is enough alone; else those of them, in their order, that are enough together."""
-    best = estimate(config).peak
-    kept: Change = {}
-    settings = config
     for change in changes(config):
-        if estimate(_with(config, change)).peak <= USABLE * capacity:
+        if estimate(_with(config, change), capacity).peak <= USABLE * capacity:
             return f"Smallest change after which it fits: {_words(change)}."
-    for change in changes(config):
-        peak = estimate(_with(settings, change)).peak
+    best, settings = estimate(config, capacity).peak, config
+    kept: Change = {}
+    tried: list[Change] = []
+    while change := next((each for each in changes(settings) if each not in tried), {}):
+        tried.append(change)
+        peak = estimate(_with(settings, change), capacity).peak
         if peak < best:
             best, settings = peak, _with(settings, change)
             kept |= change
         if best <= USABLE * capacity:
             return f"It fits with these together: {_words(kept)}."
-    return f"Nothing here makes it fit; with {_words(kept)} it takes {best / GB:.2f} GB."
+    least = f"; with {_words(kept)} it takes {best / GB:.2f} GB" if kept else ""
+    return f"Nothing here makes it fit{least}."
 
 
 def _words(change: Change) -> str:
@@ -130,10 +136,10 @@ def _speed(config: Config) -> str:
             lines = pd.read_json(logs, lines=True)
             if not {"timing/rollout", "timing/update", "completions/mean_length"} <= set(lines):
                 continue
-            steps = config.trainer.num_ppo_epochs * config.trainer.num_mini_batches
-            seconds = lines["timing/rollout"].mean() + steps * lines["step_time"].median()
-            tokens = lines["completions/mean_length"].mean() * lines["episodes"].diff().max()
-            return (
-                f"{record.parent.name} took {seconds:.1f} s an iteration, {tokens / seconds:.0f} new tokens a second."
-            )
+            trainer = config.trainer
+            passes = trainer.num_ppo_epochs * trainer.num_mini_batches * trainer.gradient_accumulation_steps
+            seconds = lines["timing/rollout"].mean() + passes * lines["timing/update"].mean()
+            rows = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps * trainer.num_mini_batches
+            new = lines["completions/mean_length"].mean() * rows / seconds
+            return f"{record.parent.name} took {seconds:.1f} s an iteration, {new:.0f} new tokens a second and process."
     return f"No run in {config.output} has these settings, so nothing is said about speed."

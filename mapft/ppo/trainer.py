@@ -390,9 +390,9 @@ class PPOTrainer(GRPOTrainer):
     # ---------------------------------------------------------------- logs and checkpoints
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """TRL's, with the responses generated so far as `episodes`."""
-        iterations = math.ceil(self.state.global_step / self.args.steps_per_iteration)
-        logs["episodes"] = iterations * self.args.generation_batch_size
+        """TRL's, with the responses learnt from so far as `episodes`."""
+        iterations = self.state.global_step / self.args.steps_per_iteration
+        logs["episodes"] = round(iterations * self.args.generation_batch_size)
         super().log(logs, start_time)
 
     def _log_rollout(self, mode: str, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor, value_B: Tensor) -> None:

@@ -1,23 +1,25 @@
 """Weights & Biases and TensorBoard. A tracker that fails is left with one warning; training goes on."""
 
 import dataclasses
+import logging
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import PartialState
-from accelerate.logging import get_logger
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mapft.config import Config
+from mapft.config import Config, masked
 from mapft.glossary import EPISODES
 from mapft.ppo.config import PPOConfig
+from mapft.sampling.prompts import text_of
 from mapft.sampling.store import read_json, write_json
 
-logger = get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 ROWS = 16  # of a completions table
+LOGIN, FINISH = 30, 300  # seconds that W&B may wait for a key, and for its last uploads, before training goes on
 IDS = "wandb.json"  # in a fit's folder: the W&B run of each job, so that a resumed one goes on in it
 ARTIFACTS = {  # what a fit leaves in its folder, and what W&B calls it
     "scores.parquet": "score-matrix",
@@ -34,7 +36,7 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Metrics of a step, `episodes` among them."""
 
-    def table(self, step: int, columns: Mapping[str, list[Any]]) -> None:
+    def table(self, step: int, columns: dict[str, list[Any]]) -> None:
         """Prompts, completions and their scores."""
 
     def close(self, folder: Path, failed: bool) -> None:
@@ -60,11 +62,11 @@ class WandbTracker:
             name=name if job == config.mode.name else f"{name} {job}",
             id=ids[job],
             resume="allow",
-            config=settings,
+            config=masked(settings),
             tags=[config.palette.name, config.mode.name],
             dir=str(folder),
             reinit="create_new",
-            settings=wandb.Settings(console="off", quiet=True),
+            settings=wandb.Settings(console="off", quiet=True, login_timeout=LOGIN, finish_timeout=FINISH),
         )
         self.run.define_metric(EPISODES, hidden=True)
         self.run.define_metric("*", step_metric=EPISODES)
@@ -75,11 +77,12 @@ class WandbTracker:
         """W&B drops the steps that it has already, so what a resumed training repeats is there once."""
         self.run.log(dict(metrics), step=step)
 
-    def table(self, step: int, columns: Mapping[str, list[Any]]) -> None:
+    def table(self, step: int, columns: dict[str, list[Any]]) -> None:
         """completions."""
         import wandb
 
-        rows = [list(row)[: len(columns)] for row in zip(*columns.values(), strict=True)][:ROWS]
+        texts = {name: [text_of(text) for text in columns[name]] for name in ("prompt", "completion")}
+        rows = [list(row) for row in zip(*(columns | texts).values(), strict=True)][:ROWS]
         self.run.log({"completions": wandb.Table(columns=list(columns), data=rows)}, step=step)
 
     def close(self, folder: Path, failed: bool) -> None:
@@ -111,7 +114,7 @@ class TensorBoardTracker:
         for name, value in metrics.items():
             self.writer.add_scalar(name, value, episodes)
 
-    def table(self, step: int, columns: Mapping[str, list[Any]]) -> None:
+    def table(self, step: int, columns: dict[str, list[Any]]) -> None:
         """TensorBoard has no tables."""
 
     def close(self, folder: Path, failed: bool) -> None:
@@ -126,17 +129,18 @@ class Guarded:
     def __init__(self, name: str, opening: Callable[[], Tracker]):
         self.name, self._opening = name, opening
         self._tracker: Tracker | None = None
-        self._failed = False
+        self.failed = False
 
     def do(self, what: str, *arguments: Any) -> None:
-        """Call a method of the tracker, unless it has failed before."""
-        if self._failed:
+        """Call a method of the tracker, unless it has failed before; `open` only opens it."""
+        if self.failed or (what == "close" and self._tracker is None):
             return
         try:
             self._tracker = self._tracker or self._opening()
-            getattr(self._tracker, what)(*arguments)
+            if what != "open":
+                getattr(self._tracker, what)(*arguments)
         except Exception as error:
-            self._failed = True
+            self.failed = True
             logger.warning(f"tracking={self.name} failed and is left out from here on; logs.jsonl has all: {error}")
 
 
@@ -164,6 +168,11 @@ class Tracking(TrainerCallback):
             self.trackers.append(Guarded("wandb", lambda: WandbTracker(config, folder, job, name)))
         if config.tracking.tensorboard:
             self.trackers.append(Guarded("tensorboard", lambda: TensorBoardTracker(folder)))
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Open the trackers, before any process waits for another."""
+        if state.is_world_process_zero:
+            self._all("open")
 
     def on_log(
         self,
@@ -197,11 +206,15 @@ class Tracking(TrainerCallback):
             self._all("close", self.folder, kind is not None)
 
 
-def track_evaluation(config: Config, folder: Path, summary: Mapping[str, Any]) -> None:
-    """Promise against realized, as the job `evaluate` of the run's group in W&B, with figures and report."""
+def track_evaluation(config: Config, folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Promise against realized, as the job `evaluate` of the run's group in W&B, with figures and report.
+
+    Returns whether it is there.
+    """
     tracker = Guarded("wandb", lambda: _EvaluationRun(config, folder, "evaluate", folder.name))
     tracker.do("promise", summary, folder)
     tracker.do("close", folder, False)
+    return not tracker.failed
 
 
 class _EvaluationRun(WandbTracker):
@@ -227,4 +240,4 @@ class _EvaluationRun(WandbTracker):
         for file in ("report.html", "report.md", "report.csv", "evaluation.json"):
             report.add_file(str(folder / file))
         self.run.log_artifact(report)
-        self.run.finish()
+        super().close(folder, failed)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
 import wandb
@@ -63,7 +64,7 @@ def test_offline_files_hold_every_metric_and_artifact(world, tmp_path):
     summary = json.loads((folder / "evaluation.json").read_text())
     assert evaluate["summary"]["evaluation/realized_mean/vowels"] == summary["values"]["vowels"]["realized"]["mean"]
     assert evaluate["run"].run_group == folder.name
-    assert set(evaluate["artifacts"].values()) == {"report"}
+    assert {"report", "score-matrix", "dual-solution"} <= set(evaluate["artifacts"].values())
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     drawn = {point.step: point.value for point in events.Scalars("map/scores/vowels")}
     assert drawn == {r["episodes"]: pytest.approx(r["map/scores/vowels"]) for r in lines if "map/scores/vowels" in r}
@@ -116,6 +117,40 @@ def test_a_tracker_that_fails_never_stops_a_training(world, tmp_path, monkeypatc
     assert lines_of(folder)[-1]["episodes"] == 128
     if wandb.run is not None:
         wandb.finish()
+
+
+def test_messages_stand_in_the_table_as_texts(tmp_path):
+    """A reasoning model's messages have keys of their own, which a table's columns cannot have."""
+    answers = [
+        [{"role": "assistant", "content": "yes", "reasoning_content": "hm"}],
+        [{"role": "assistant", "content": "no"}],
+    ]
+    rows = []
+    run = SimpleNamespace(log=lambda logged, step: rows.extend(logged["completions"].data))
+    trackers.WandbTracker.table(
+        SimpleNamespace(run=run), 1, {"prompt": ["a", "b"], "completion": answers, "vowels": [1.0, 2.0]}
+    )
+    assert rows == [["a", "yes", 1.0], ["b", "no", 2.0]]
+
+
+def test_an_outage_at_the_end_is_a_warning_and_made_good_later(world, tmp_path, monkeypatch, caplog):
+    arguments = ["run", *own(world, tmp_path, *SMALL, "tracking=wandb")]
+    working = wandb.init
+
+    def broken(*_, job_type, **more):
+        if job_type == "evaluate":
+            raise OSError("no way to W&B")
+        return working(*_, job_type=job_type, **more)
+
+    monkeypatch.setattr(wandb, "init", broken)
+    assert main(arguments) == 0
+    assert any("no way to W&B" in record.message for record in caplog.records)
+    assert "evaluate" not in wandb_runs(tmp_path)
+    monkeypatch.setattr(wandb, "init", working)
+    assert main(arguments) == 0
+    assert len(wandb_runs(tmp_path)["evaluate"]) == 1
+    assert main(arguments) == 0
+    assert len(wandb_runs(tmp_path)["evaluate"]) == 1
 
 
 def test_stages_of_a_sequential_run_stand_in_one_group(world, tmp_path):
