@@ -11,10 +11,11 @@ from transformers import BertConfig, BertForSequenceClassification
 from tests import worlds
 
 WORKER = """
-import json, resource, sys
+import json, sys, torch
 from mapft.cli import main
+from mapft.ppo.trainer import peak_gb
 code = main(sys.argv[1:])
-print(json.dumps({"code": code, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+print(json.dumps({"code": code, "peak": peak_gb(torch.device("cpu")) * 1e9}))
 """
 
 

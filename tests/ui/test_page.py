@@ -2,8 +2,13 @@
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from urllib.parse import urlparse
 
+import httpx
 import pandas as pd
 import pytest
 import yaml
@@ -14,10 +19,9 @@ from mapft.ui.service import open_scores, page_of
 from tests.ui.test_board import matrix
 
 HOSTILE = "<img src=x onerror=window.hacked=1>${window.hacked=1}{{window.hacked=1}}<script>window.hacked=1</script>"
-pytestmark = [
-    pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed (apt-get install chromium)"),
-    pytest.mark.filterwarnings("default"),  # gradio's own
-]
+pytestmark = pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="no Chromium is installed (apt-get install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,26 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def served(run):
-    page, options = page_of([str(run), "--port", "7899"])
-    page.launch(**options, prevent_thread_lock=True)
-    yield "http://127.0.0.1:7899"
-    page.close()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(run), "--port", str(port)])
+    for _ in range(600):
+        if answers(url):
+            break
+        assert server.poll() is None, "the page's server ended"
+        time.sleep(0.1)
+    yield url
+    server.terminate()
+    server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 @pytest.fixture
