@@ -181,8 +181,9 @@ def _scored(settings: Any) -> str:
     from mapft.stages import Run
 
     run = Run(_config(settings))
-    run.open("mapft score")
-    run.score()
+    with run.alone():
+        run.open("mapft score")
+        run.score()
     return str(run.folder)
 
 

@@ -94,17 +94,16 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Inside, no other process works on this run; UserError where one does."""
-        lock = locked(self.root / "store" / self.folder.name)
         if not self.main:
             yield
             return
         try:
-            lock.acquire(timeout=0)
+            held = locked(self.root / "store" / self.folder.name).acquire(timeout=0)
         except Timeout as error:
             raise UserError(
                 f"Another process is at work on {self.folder}; wait for it, or choose another run_dir=."
             ) from error
-        with lock:
+        with held:
             yield
 
     @cached_property

@@ -83,7 +83,11 @@ def test_a_sweep_is_refused_in_several_processes(monkeypatch, capfd):
 
 
 def test_pareto_wants_a_folder_of_runs(tmp_path, capfd):
-    for words, said in (([], "given nothing"), ([str(tmp_path)], "holds no run that has been evaluated")):
+    for words, said in (
+        ([], "given nothing"),
+        ([str(tmp_path / "none")], "is no folder"),
+        ([str(tmp_path)], "holds no run that has been evaluated"),
+    ):
         assert main(["pareto", *words]) == 2
         assert said in capfd.readouterr().err
 

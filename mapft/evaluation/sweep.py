@@ -17,8 +17,10 @@ def pareto(words: Sequence[str]) -> str:
 
     Raises UserError for a folder that holds none, and for runs with different values.
     """
-    if len(words) != 1 or not Path(words[0]).is_dir():
+    if len(words) != 1:
         raise UserError(f"mapft pareto was given {' '.join(words) or 'nothing'}; name the folder that holds the runs.")
+    if not Path(words[0]).is_dir():
+        raise UserError(f"{words[0]} is no folder; name the one that holds the runs.")
     folder = Path(words[0])
     found = {path.parent: read_json(path) for path in sorted(folder.glob("*/evaluation.json"))}
     if not found:

@@ -73,7 +73,7 @@ def estimate(config: Config, capacity: float) -> Memory:
     features = policy.get_base_model().get_output_embeddings().in_features
     critic_size = sum(p.numel() for p in _critic(config, features).parameters())
     split = n if config.launch.name in SPLIT or sharded else 1
-    rollout, width = _rows(config), config.data.max_prompt_tokens + config.sampling.max_new_tokens
+    rollout, width = rollout_rows(config), config.data.max_prompt_tokens + config.sampling.max_new_tokens
     layers = _layers(policy)
     rewards = parse(config.rewards)
     sharded = sharded and n > 1
@@ -275,7 +275,7 @@ def _reward_models(config: Config, rewards: Mapping[str, Score], capacity: float
     return all_of_them if stay else largest
 
 
-def _rows(config: Config) -> int:
+def rollout_rows(config: Config) -> int:
     """Responses of a rollout on one device."""
     trainer = config.trainer
     return trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps * trainer.num_mini_batches

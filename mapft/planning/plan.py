@@ -10,7 +10,7 @@ import psutil
 from mapft.config import Config, Quantization, Residency, SimultaneousMode
 from mapft.errors import UserError
 from mapft.launching import LAUNCHERS, gpus
-from mapft.planning.memory import GB, SHARDED, Memory, estimate
+from mapft.planning.memory import GB, SHARDED, Memory, estimate, rollout_rows
 from mapft.sampling.store import read_json
 
 USABLE = 0.94  # of a device's memory; an allocator never fills all of it
@@ -27,14 +27,14 @@ def plan(config: Config) -> str:
     capacity = _capacity(config)
     memory = estimate(config, capacity)
     share = memory.peak / capacity
-    lines = [_table(memory, capacity), ""]
+    lines = [_table(memory), ""]
     what = "host" if launch.name == "cpu" else f"each of {launch.processes} GPU{'s' * (launch.processes > 1)}"
     lines.append(
         f"{memory.peak / GB:.2f} of {capacity / GB:.1f} GB ({share:.0%}) on {what}: "
         f"{'it fits' if share <= USABLE else 'it does not fit'}."
     )
     if share > USABLE:
-        lines.append(_remedy(config, capacity))
+        lines.append(_remedy(config, capacity, memory.peak))
     lines.append(_speed(config))
     return "\n".join(lines)
 
@@ -51,7 +51,7 @@ def _capacity(config: Config) -> float:
     raise UserError("There is no GPU here to plan for; say what one holds, as launch.memory_gb=80.")
 
 
-def _table(memory: Memory, capacity: float) -> str:
+def _table(memory: Memory) -> str:
     most = max(memory.phases, key=lambda name: memory.phases[name])
     rows = [(name, size, "stays") for name, size in memory.stays.items()]
     rows += [(name, size, "on top, the most" if name == most else "on top") for name, size in memory.phases.items()]
@@ -91,12 +91,15 @@ def changes(config: Config) -> list[Change]:
     return found
 
 
-def _remedy(config: Config, capacity: float) -> str:
-    """The first change that is enough alone; else those of them, in their order, that are enough together."""
+def _remedy(config: Config, capacity: float, best: float) -> str:
+    """The first change that is enough alone; else those of them, in their order, that are enough together.
+
+    best: bytes that are needed without any.
+    """
     for change in changes(config):
         if estimate(_with(config, change), capacity).peak <= USABLE * capacity:
             return f"Smallest change after which it fits: {_words(change)}."
-    best, settings = estimate(config, capacity).peak, config
+    settings = config
     kept: Change = {}
     tried: list[Change] = []
     while change := next((each for each in changes(settings) if each not in tried), {}):
@@ -139,7 +142,6 @@ def _speed(config: Config) -> str:
             trainer = config.trainer
             passes = trainer.num_ppo_epochs * trainer.num_mini_batches * trainer.gradient_accumulation_steps
             seconds = lines["timing/rollout"].mean() + passes * lines["timing/update"].mean()
-            rows = trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps * trainer.num_mini_batches
-            new = lines["completions/mean_length"].mean() * rows / seconds
+            new = lines["completions/mean_length"].mean() * rollout_rows(config) / seconds
             return f"{record.parent.name} took {seconds:.1f} s an iteration, {new:.0f} new tokens a second and process."
     return f"No run in {config.output} has these settings, so nothing is said about speed."
