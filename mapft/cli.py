@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mapft import __version__
 from mapft.errors import UserError
 from mapft.glossary import METRICS
+from mapft.masking import masked_addresses, masked_command
 
 if TYPE_CHECKING:
     from mapft.config import Config
@@ -102,8 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "config", settings, lambda given: print(getattr(import_module(module), function)(_config(given)))
             )
         elif command in COMMANDS:
-            from mapft.config import masked_command
-
             stage, as_json = COMMANDS[command][0], "--json" in overrides
             said = masked_command(shlex.join(["mapft", command, *settings]))
             _with_hydra("config", settings, lambda config: _execute(config, stage, as_json, said))
@@ -135,7 +134,7 @@ def _report(error: Exception, job: str = "") -> int:
     from omegaconf.errors import OmegaConfBaseException
 
     mine = not isinstance(error, UserError | HydraException | OmegaConfBaseException)
-    sentence = _sentence(_root_cause(error))
+    sentence = masked_addresses(_sentence(_root_cause(error)))
     whose = f"{job}: " if job else ""
     print(f"mapft: {whose}{f'{type(error).__name__}: ' if mine else ''}{sentence}", file=sys.stderr)
     if mine:

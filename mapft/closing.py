@@ -48,6 +48,7 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
 def _execute(run: Run, stage: str, as_json: bool) -> float | None:
     config = run.config
     run.console.print(f"Run folder: {run.folder}", soft_wrap=True, markup=False)
+    run.tell_of_trust()
     if config.model.adapter:
         run.console.print(
             f"The base policy is {config.model.path} with the adapter {config.model.adapter}.", soft_wrap=True

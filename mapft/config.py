@@ -4,7 +4,6 @@ Each field says its meaning, unit and off switch. A bad range is refused here, b
 """
 
 import dataclasses
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -536,22 +535,6 @@ class Config:
                 f"mode.order={','.join(order)} is no order of the palette's values; it must name each of "
                 f"{', '.join(sorted(wanted))} once."
             )
-
-
-SECRET = r"(?:key|token|secret|password|credentials?)"  # what the name of a secret ends with
-
-
-def masked(settings: Any) -> Any:
-    """Plain settings without what a name like api_key or token holds; for files and pages that others may read."""
-    if isinstance(settings, dict):
-        named = {k: isinstance(v, str) and re.search(f"{SECRET}$", str(k), re.IGNORECASE) for k, v in settings.items()}
-        return {k: "***" if named[k] else masked(v) for k, v in settings.items()}
-    return [masked(each) for each in settings] if isinstance(settings, list) else settings
-
-
-def masked_command(command: str) -> str:
-    """`masked` of the words of a command."""
-    return re.sub(rf"({SECRET}\s*[=:]\s*)[^\s,}}'\"]+", r"\1***", command, flags=re.IGNORECASE)
 
 
 def fingerprint(*parts: Any) -> str:

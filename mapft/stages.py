@@ -34,9 +34,9 @@ from mapft.config import (
     TooLong,
     Unattainable,
     fingerprint,
-    masked,
 )
 from mapft.errors import UserError
+from mapft.masking import masked
 from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status, adjust, solve_dual
 from mapft.paths import resolve
 from mapft.rewards import Score, identity, parse
@@ -60,7 +60,7 @@ class Run:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.main = int(os.environ.get("RANK", "0")) == 0
-        self.console = Console(quiet=not self.main, stderr=False)
+        self.console = Console(quiet=not self.main, force_jupyter=False)  # rich's own way recurses beside bars
         self.scores: dict[str, Score] = parse(config.rewards)
         self.root = Path(config.output)
         settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _NOT_TRAINED}
@@ -90,6 +90,16 @@ class Run:
             record = {"fingerprint": self.fingerprint, "command": self.command, "versions": versions}
             record |= {"config": masked(settings)}
             write_json(path, record)
+
+    def tell_of_trust(self) -> None:
+        """Say which folders or Hub ids may run code of their own here."""
+        model = dataclasses.asdict(self.config.model)
+        given = {"model": model} | {f"rewards.{name}": dict(s) for name, s in self.config.rewards.items()}
+        for owner, settings in given.items():
+            for name, what in _TRUSTING.items():
+                if settings.get(name):
+                    said = f"{owner}.{name}=true: {what.format(settings.get('path'))} can run on this machine."
+                    self.console.print(said, soft_wrap=True, markup=False)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -301,6 +311,10 @@ ESTIMATORS: dict[EstimatorName, Estimator | None] = {
 _WHAT_IS_DONE = {
     TooLong.drop: "left out",
     TooLong.cut: "cut (texts keep their ends; messages are left out)",
+}
+_TRUSTING = {
+    "trust_remote_code": "Python code that comes with {}",
+    "allow_pickle": "code within the pickled weights of {}",
 }
 _NOT_TRAINED = ("tracking", "launch", "output", "run_dir", "evaluation", "decoding", "comparison")
 

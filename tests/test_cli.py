@@ -322,7 +322,7 @@ def test_a_changed_reward_model_is_scored_anew(tmp_path):
 
 
 def test_a_changed_reward_function_is_scored_anew(world, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
     source = tmp_path / "my_scores.py"
     source.write_text("def length(prompts, completions): return [float(len(c)) for c in completions]")
     overrides = own(world, tmp_path / "runs", "rewards.vowels.target=my_scores:length")

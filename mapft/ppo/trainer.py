@@ -14,7 +14,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.trainer import SCHEDULER_NAME
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
@@ -34,6 +35,7 @@ from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
 from mapft.forward import model_inputs, response_texts
+from mapft.halving import Halving
 from mapft.ppo import optimizer_state
 from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
 from mapft.ppo.checkpoint import newest_whole, step_of
@@ -125,6 +127,7 @@ class PPOTrainer(GRPOTrainer):
         self._keeps_log_probs = exact and not half and plain
         # TRL never compiles; on a GPU a static cache is there to be decoded with a compiled step.
         self.generation_config.disable_compile = args.cache_implementation != "static"
+        self._in_parts = Halving()
         self._rollout: Batch = {}
         self._plan: list[Tensor] = []
 
@@ -191,18 +194,31 @@ class PPOTrainer(GRPOTrainer):
         completions = [_read(given, text) for given, text in zip(completions, texts, strict=True)]
         return batch, {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
 
-    def _generate_single_turn(self, prompt_ids: Any, *args: Any, **kwargs: Any) -> tuple[list[list[int]], Any]:
-        """TRL's generation; in fp32 with the log-probabilities of what it drew, which saves the policy's own pass.
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """TRL's generation, in parts where memory is short; in fp32 with the log-probabilities of what it drew.
 
-        In half precision and over a quantised base a decoding step and a pass over the whole sequence differ by more
-        than rounding should cost (the first ratio would not be 1), so there the pass is made.
+        That saves the policy's own pass. In half precision and over a quantised base a decoding step and a pass over
+        the whole sequence differ by more than rounding should cost (the first ratio would not be 1), so there the
+        pass is made.
         """
         causal = causal_model(self.accelerator.unwrap_model(self.model))
-        if not self._keeps_log_probs or not all_fp32(causal):
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        with keep_log_probs(causal) as drawn:
-            completion_ids, _ = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        return completion_ids, drawn.log_probs(completion_ids)
+        single_turn = super()._generate_single_turn
+
+        def draw(some: Sequence[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
+            if not self._keeps_log_probs or not all_fp32(causal):
+                return single_turn(some, *args, **kwargs)[0], []
+            with keep_log_probs(causal) as drawn:
+                completion_ids = single_turn(some, *args, **kwargs)[0]
+            return completion_ids, drawn.log_probs(completion_ids)
+
+        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():  # generation gathers weights, as often in each process
+            parts = [draw(prompt_ids)]
+        else:
+            parts = self._in_parts(prompt_ids, draw)
+        logprobs = [row for _, found in parts for row in found]
+        return [ids for completions, _ in parts for ids in completions], logprobs or None
 
     def _add_log_probs(self, batch: Batch) -> Tensor:
         """Add log pi and log p0 of every token to the batch; return the critic's features (B, T, D)."""

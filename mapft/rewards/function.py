@@ -1,17 +1,28 @@
-"""Any Python function f(prompts, completions) -> list of floats as a score, sync or async."""
+"""Any Python function f(prompts, completions) -> list of floats as a score, sync or async.
+
+Settings can come from somebody else, so they may only name code that the user has put within reach: modules of the
+current folder and of PYTHONPATH, and the packages that MAPFT_TRUST lists.
+"""
 
 import asyncio
 import importlib
 import importlib.util
 import inspect
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from mapft.errors import UserError
+
+TRUST = "MAPFT_TRUST"  # name of the environment variable that lists more packages, separated by commas
+TRUSTED = ("trl.rewards",)
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class FunctionScore:
 
     target is written module:function, or as Hydra writes it, `_target_: module.function` with the arguments beside it.
     A class is made with the arguments, and what comes of it is called. unit, low, high: what the function's own numbers
-    are, and between which they lie (null: unbounded).
+    are, and between which they lie (null: unbounded). timeout: seconds that a call may take (null: any number).
     """
 
     target: str
@@ -29,6 +40,17 @@ class FunctionScore:
     unit: str = "score"
     low: float | None = None
     high: float | None = None
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        module = self.target.partition(":")[0]
+        if not trusted(module):
+            raise UserError(
+                f"target={self.target} names code that is neither in the current folder nor on PYTHONPATH, which "
+                f"settings may not run by themselves; set {TRUST}={module.partition('.')[0]} if you trust it."
+            )
+        if self.timeout is not None and self.timeout <= 0:
+            raise UserError(f"timeout={self.timeout} is out of range; give seconds above 0, or null.")
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -78,8 +100,9 @@ class FunctionScorer:
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
         try:
-            given = self.function(prompts=list(prompts), completions=list(responses))
-            scores = np.asarray(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given, dtype=float)
+            scores = self._within_time(lambda: self._called(list(prompts), list(responses)))
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "
@@ -91,6 +114,51 @@ class FunctionScorer:
                 f"{len(responses)} responses; return a list with one number per response."
             )
         return self.settings.sign * scores
+
+    def _called(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        given = self.function(prompts=prompts, completions=responses)
+        return np.asarray(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given, dtype=float)
+
+    def _within_time(self, call: Callable[[], np.ndarray]) -> np.ndarray:
+        """call(), or UserError; one that hangs is left behind in a thread that does not keep the process alive."""
+        if self.settings.timeout is None:
+            return call()
+        answer: Future[np.ndarray] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(call())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        Thread(target=work, daemon=True).start()
+        try:
+            return answer.result(self.settings.timeout)
+        except TimeoutError as error:
+            if answer.done():  # it is the function's own
+                raise
+            raise UserError(
+                f"rewards.{self.name}: {self.settings.target} has not answered within "
+                f"timeout={self.settings.timeout:g} seconds; mend it or allow more, and repeat the command, which goes "
+                "on where it was."
+            ) from error
+
+
+def trusted(module: str) -> bool:
+    """Whether settings may name code of this module; nothing is imported to find out."""
+    package = module.partition(".")[0]
+    allowed = [*TRUSTED, *filter(None, os.environ.get(TRUST, "").replace(" ", "").split(","))]
+    if package == "__main__" or any(module == name or module.startswith(f"{name}.") for name in allowed):
+        return True
+    try:
+        found = importlib.util.find_spec(package)
+    except (ValueError, ImportError):
+        found = None
+    if found is None:
+        return True  # there is no such code; loading says so
+    places = found.submodule_search_locations or ([str(found.origin)] if found.has_location else [])
+    reach = [Path.cwd(), *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
+    return any(Path(place).resolve().parent == folder.resolve() for place in places for folder in reach)
 
 
 async def _awaited(given: Any) -> Any:

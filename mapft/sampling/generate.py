@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from mapft.config import DataConfig, SamplingConfig, TooLong
 from mapft.errors import UserError
 from mapft.forward import model_inputs, response_texts
+from mapft.halving import Halving
 from mapft.sampling.models import base_policy
 from mapft.sampling.prompts import Prompt, text_of
 from mapft.seeding import derive_seed
@@ -94,16 +95,22 @@ def draw(
 
     With measure_kl a column kl = log pi(y|x) - log p0(y|x), nats, of a policy with an adapter: its mean is an unbiased
     estimate of KL(pi||p0). Batches of similar length draw from their own seed, so the draws depend on
-    sampling.batch_size but not on what was drawn before.
+    sampling.batch_size but not on what was drawn before. A batch that does not fit into memory is drawn in parts.
     """
     order = sorted(range(len(prompts.ids)), key=lambda p: len(prompts.ids[p]))
     wanted = [p for p in order for _ in range(samples_per_prompt)]
     config = _generation_config(sampling)
     rows: list[dict[str, Any]] = []
+    in_parts = Halving()
+
+    def draw_some(batch: Sequence[int]) -> list[dict[str, Any]]:
+        return _draw_batch(policy, tokenizer, prompts, batch, config, measure_kl)
+
     for start in range(0, len(wanted), sampling.batch_size):
         batch = wanted[start : start + sampling.batch_size]
         torch.manual_seed(derive_seed(seed, "draw", start))
-        rows.extend(_draw_batch(policy, tokenizer, prompts, batch, config, measure_kl))
+        for part in in_parts(batch, draw_some):
+            rows.extend(part)
         on_batch(len(rows), len(wanted))
     return pd.DataFrame(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
@@ -120,7 +127,7 @@ def _generation_config(sampling: SamplingConfig) -> GenerationConfig:
 
 
 def _draw_batch(
-    policy: Any, tokenizer: Any, prompts: Tokenized, batch: list[int], config: GenerationConfig, measure_kl: bool
+    policy: Any, tokenizer: Any, prompts: Tokenized, batch: Sequence[int], config: GenerationConfig, measure_kl: bool
 ) -> list[dict[str, Any]]:
     padded = tokenizer.pad({"input_ids": [prompts.ids[p] for p in batch]}, padding_side="left", return_tensors="pt")
     padded = padded.to(policy.device)

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from mapft.config import fingerprint
 from mapft.errors import UserError
+from mapft.masking import masked
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -71,7 +72,7 @@ def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[
         if not manifest.exists():
             table = make()
             write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
-            write_json(manifest, {"kind": kind, "rows": len(table), **depends_on})
+            write_json(manifest, masked({"kind": kind, "rows": len(table), **depends_on}))
     return pd.read_parquet(data)
 
 

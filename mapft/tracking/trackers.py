@@ -10,8 +10,9 @@ from typing import Any, Protocol
 from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mapft.config import Config, masked
+from mapft.config import Config
 from mapft.glossary import EPISODES
+from mapft.masking import masked
 from mapft.ppo.config import PPOConfig
 from mapft.sampling.prompts import text_of
 from mapft.sampling.store import read_json, write_json

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from urllib.parse import urlparse
 
 import httpx
@@ -37,13 +38,13 @@ def run(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def served(run):
+@contextmanager
+def serving(scores):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(run), "--port", str(port)])
+    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(scores), "--port", str(port)])
     for _ in range(600):
         if answers(url):
             break
@@ -54,6 +55,12 @@ def served(run):
     server.wait()
 
 
+@pytest.fixture(scope="module")
+def served(run):
+    with serving(run) as url:
+        yield url
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url).status_code == 200
@@ -61,8 +68,8 @@ def answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture
-def browsed(served):
+@contextmanager
+def browsing(url):
     """(page, what the browser complained about)."""
     from playwright.sync_api import sync_playwright
 
@@ -73,10 +80,16 @@ def browsed(served):
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
-        page.goto(served)
+        page.goto(url)
         page.wait_for_selector("#verdict .yes")
         yield page, complaints
         browser.close()
+
+
+@pytest.fixture
+def browsed(served):
+    with browsing(served) as seen:
+        yield seen
 
 
 def outside(url: str) -> bool:
@@ -177,6 +190,21 @@ def test_hostile_scores_are_refused(tmp_path, cell, said):
     path.write_text(f"prompt_id,a,b,response\n0,1.0,2.0,x\n0,{cell},1.0,{HOSTILE.replace(',', '')}\n", "utf-8")
     with pytest.raises(UserError, match=said):
         open_scores(path)
+
+
+def test_a_hostile_name_of_a_value_is_inert(tmp_path):
+    path, scores = tmp_path / "scores.csv", matrix()
+    table = pd.DataFrame(scores.scores, columns=[HOSTILE, "**bold** [x](javascript:window.hacked=1)", "plain"])
+    table.insert(0, "prompt_id", scores.prompt_ids)
+    table.to_csv(path, index=False)
+    with serving(path) as url, browsing(url) as (page, complaints):
+        set_level(page, 0, 0.55)
+        page.wait_for_function("document.querySelector('#levels').innerText.includes('onerror')")
+        page.wait_for_timeout(500)
+        assert page.evaluate("window.hacked") is None
+        assert page.query_selector("img[src=x], a[href^=javascript]") is None
+        assert "window.hacked=1" in page.inner_text("#level-0")
+    assert not complaints
 
 
 def test_scores_with_texts_in_a_csv(tmp_path):
