@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mapft import __version__
-from mapft.errors import UserError
+from mapft.errors import UserError, unwritable
 from mapft.glossary import METRICS
 from mapft.masking import masked_addresses, masked_command
 
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(masked_addresses(traceback.format_exc()), file=sys.stderr)
         if SAID in getattr(error, "__notes__", ()):
             return 2 if isinstance(error, UserError) else 1
         return _report(error)
@@ -133,8 +133,9 @@ def _report(error: Exception, job: str = "") -> int:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    mine = not isinstance(error, UserError | HydraException | OmegaConfBaseException)
-    sentence = masked_addresses(_sentence(_root_cause(error)))
+    no_room = "" if isinstance(error, UserError) else unwritable(error)
+    mine = not no_room and not isinstance(error, UserError | HydraException | OmegaConfBaseException)
+    sentence = masked_addresses(no_room or _sentence(_root_cause(error)))
     whose = f"{job}: " if job else ""
     print(f"mapft: {whose}{f'{type(error).__name__}: ' if mine else ''}{sentence}", file=sys.stderr)
     if mine:
@@ -143,13 +144,28 @@ def _report(error: Exception, job: str = "") -> int:
 
 
 def _sentence(error: BaseException) -> str:
-    """The message on one line; for a misspelt key, the keys that exist."""
-    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+    """The message on one line, with the name of the setting and what could stand there."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-    if isinstance(error, ConfigAttributeError | ConfigKeyError) and dataclasses.is_dataclass(error.object_type):
-        known = ", ".join(field.name for field in dataclasses.fields(error.object_type))
-        return f"There is no setting {error.full_key}; the settings here are {known}."
-    return " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _no_such_file(error.missing_cfg_file)
+    if isinstance(error, ConfigAttributeError | ConfigKeyError):
+        if dataclasses.is_dataclass(error.object_type):
+            return _no_such(str(error.full_key), [field.name for field in dataclasses.fields(error.object_type)])
+        return f"There is no {error.full_key} yet; correct the name, or write +{error.full_key}=... to add it."
+    message = str(error)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {message.splitlines()[0]}; `mapft run --cfg job` shows what stands there."
+    return " ".join(message.split())
+
+
+def _no_such_file(missing: str) -> str:
+    from mapft.paths import shipped
+
+    group = shipped("conf") / Path(missing).parent
+    known = sorted(str(path.relative_to(group).with_suffix("")) for path in group.rglob("*.yaml"))
+    return f"There is no {missing}; there are {', '.join(known) or 'no files in that group'}."
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -164,9 +180,26 @@ def _config(settings: Any) -> "Config":
 
     from mapft.config import Config
 
+    _refuse_unknown(settings)
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
     return config
+
+
+def _refuse_unknown(settings: Any) -> None:
+    """Hydra lets + add keys that no dataclass has."""
+    from omegaconf import DictConfig, OmegaConf
+
+    kind, where = OmegaConf.get_type(settings), settings._get_full_key(None)
+    for name in settings:
+        if dataclasses.is_dataclass(kind) and name not in (known := [f.name for f in dataclasses.fields(kind)]):
+            raise UserError(_no_such(f"{where}.{name}".lstrip("."), known))
+        if not OmegaConf.is_missing(settings, name) and isinstance(settings[name], DictConfig):
+            _refuse_unknown(settings[name])
+
+
+def _no_such(name: str, known: Sequence[str]) -> str:
+    return f"There is no setting {name}; the settings here are {', '.join(known)}."
 
 
 def _execute(settings: Any, stage: str, as_json: bool, command: str) -> float | None:
@@ -220,10 +253,14 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]
     store.store(name="schema", node=Config)
     for name, mode in MODES.items():
         store.store(group="mode", name=f"{name}_schema", node=mode)
+    nameless = next((word for word in overrides if word.startswith("=")), None)
+    if nameless:
+        raise UserError(f"{nameless} names no setting; write name=value.")
     failures: list[BaseException] = []
 
     def job(settings: Any) -> Any:
         sys.path.insert(0, str(Path.cwd()))  # functions named by rewards.*.target may lie beside the data
+        sys.argv = ["mapft", *map(masked_command, overrides)]  # W&B keeps the words of the command
         try:
             if sweep:
                 running = hydra.core.hydra_config.HydraConfig.get()

@@ -9,6 +9,7 @@ from enum import StrEnum
 from hashlib import blake2b
 from importlib.util import find_spec
 from json import dumps
+from math import inf
 from typing import Any
 
 from mapft.errors import UserError
@@ -142,7 +143,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
-        _require(self.temperature > 0, "sampling.temperature", self.temperature, "above 0")
+        _require(0 < self.temperature < inf, "sampling.temperature", self.temperature, "above 0 and finite")
         _require(self.samples_per_prompt >= 1, "sampling.samples_per_prompt", self.samples_per_prompt, "at least 1")
         _require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "above 0 and at most 1")
         _require(self.top_k >= 0, "sampling.top_k", self.top_k, "0 (off) or more")
@@ -203,6 +204,9 @@ class DualConfig:
     estimator: EstimatorName = EstimatorName.auto
     if_unattainable: Unattainable = Unattainable.stop
     floor_ess: float | None = None  # effective samples that the nearest palette keeps; null: 30
+
+    def __post_init__(self) -> None:
+        _require(self.floor_ess is None or self.floor_ess >= 1, "dual.floor_ess", self.floor_ess, "at least 1")
 
 
 class Method(StrEnum):
@@ -331,6 +335,18 @@ class RefineConfig:
         _require(self.tolerance >= 0, "refine.tolerance", self.tolerance, "0 or more")
 
 
+class Schedule(StrEnum):
+    """Of the learning rate, by transformers' names; those that need no numbers of their own."""
+
+    linear = "linear"
+    cosine = "cosine"
+    cosine_with_restarts = "cosine_with_restarts"
+    constant = "constant"
+    constant_with_warmup = "constant_with_warmup"
+    inverse_sqrt = "inverse_sqrt"
+    polynomial = "polynomial"
+
+
 _COUNTS = (
     "total_episodes",
     "per_device_train_batch_size",
@@ -358,7 +374,7 @@ class TrainerConfig:
     num_ppo_epochs: int = 4
     num_generations: int = 1
     learning_rate: float = 1e-4
-    lr_scheduler_type: str = "linear"
+    lr_scheduler_type: Schedule = Schedule.linear
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     kl_coef: float = 1.0
@@ -381,7 +397,8 @@ class TrainerConfig:
         for name in _COUNTS:
             _require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
         for name in ("learning_rate", "kl_coef", "cliprange", "cliprange_value", "critic_learning_rate"):
-            _require(getattr(self, name) > 0, f"trainer.{name}", getattr(self, name), "above 0")
+            _require(0 < getattr(self, name) < inf, f"trainer.{name}", getattr(self, name), "above 0 and finite")
+        _require(self.max_grad_norm >= 0, "trainer.max_grad_norm", self.max_grad_norm, "0 (off) or more")
         limit = self.save_total_limit
         _require(limit is None or limit >= 2, "trainer.save_total_limit", limit, "at least 2, or null for all")
         for name in ("gamma", "gae_lambda"):
@@ -435,6 +452,7 @@ class EvaluationConfig:
         _require(self.prompts is None or self.prompts >= 1, "evaluation.prompts", self.prompts, ">= 1")
         _require(0 < self.confidence < 1, "evaluation.confidence", self.confidence, "between 0 and 1")
         _require(self.samples_per_prompt >= 1, "evaluation.samples_per_prompt", self.samples_per_prompt, "at least 1")
+        _require(self.tolerance_sd >= 0, "evaluation.tolerance_sd", self.tolerance_sd, "0 or more")
         _require(self.bootstrap >= 100, "evaluation.bootstrap", self.bootstrap, "at least 100")
         self.policies = {name: _policy(name, settings) for name, settings in self.policies.items()}
         taken = sorted({"base", "tuned"} & set(self.policies))

@@ -1,4 +1,9 @@
-"""The one exception that is addressed to the user."""
+"""The one exception that is addressed to the user, and what the file system says through other people's."""
+
+import errno
+import re
+
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class UserError(ValueError):
@@ -7,3 +12,17 @@ class UserError(ValueError):
     The message is one sentence: what is wrong (with the offending value), why, and what to do instead.
     The command line prints it without a traceback and exits with code 2; any other exception is our fault (code 1).
     """
+
+
+def unwritable(error: BaseException | None) -> str:
+    """The sentence for a file that could not be written, whoever tried; empty where that is not what went wrong."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors
+            number = int(found[1])
+        if number in NO_ROOM or "failed writing file" in str(error):  # of torch.save
+            name = error.filename if isinstance(error, OSError) and error.filename else "A file of the run"
+            why = errno.errorcode[number] if number else "the disk took no more"
+            return f"{name} cannot be written ({why}); free space or choose output=..., and repeat the command."
+        error = error.__cause__ or error.__context__
+    return ""

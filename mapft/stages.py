@@ -41,7 +41,16 @@ from mapft.palette import DualSolution, Estimator, Palette, RewardMatrix, Status
 from mapft.paths import resolve
 from mapft.rewards import Score, identity, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
-from mapft.sampling.store import locked, read_json, stored, write_atomically, write_json
+from mapft.sampling.store import (
+    damaged,
+    locked,
+    read_json,
+    read_table,
+    remove_leftovers,
+    stored,
+    write_atomically,
+    write_json,
+)
 from mapft.seeding import derive_seed
 
 PACKAGES = ("mapft", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
@@ -114,6 +123,7 @@ class Run:
                 f"Another process is at work on {self.folder}; wait for it, or choose another run_dir=."
             ) from error
         with held:
+            remove_leftovers(self.folder)
             yield
 
     @cached_property
@@ -171,7 +181,10 @@ class Run:
         """The palette's lambda, or the sentence why there is none -> solution.json."""
         path = self.folder / "solution.json"
         if path.exists():
-            return DualSolution.from_dict(read_json(path)["solution"])
+            try:
+                return DualSolution.from_dict(read_json(path)["solution"])
+            except (KeyError, TypeError, AttributeError) as error:
+                raise damaged(path, error) from error
         matrix = self.score()
         palette = make_palette(self.config, matrix, self.scores)
         estimator = ESTIMATORS[self.config.dual.estimator]
@@ -206,7 +219,7 @@ class Run:
         if not path.exists():
             table = make()
             write_atomically(path, lambda temporary: table.to_parquet(temporary, index=False))
-        return pd.read_parquet(path)
+        return read_table(path)
 
     def _draw_pilot(self) -> pd.DataFrame:
         from mapft.sampling.generate import draw, refuse_long, tokenize

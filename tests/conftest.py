@@ -1,5 +1,15 @@
 """Tiny models run fastest, and the same everywhere, on one thread."""
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--lives", type=int, default=4, help="runs that tests/faults kills 8 to 10 times each")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "life" in metafunc.fixturenames:
+        metafunc.parametrize("life", range(metafunc.config.getoption("--lives")))

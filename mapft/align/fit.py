@@ -15,6 +15,7 @@ from transformers import ProgressCallback
 from mapft.align.refinement import REFINEMENTS, RefinedLambda, read_history
 from mapft.align.reward import PaletteReward
 from mapft.config import Config
+from mapft.errors import UserError
 from mapft.ppo import PPOConfig, PPOTrainer
 from mapft.ppo.checkpoint import newest_whole
 from mapft.rewards.loader import RewardModels
@@ -63,15 +64,23 @@ def fit(
         lam.load(Path(checkpoint))
     job, name = (folder.name, run.name) if run else (config.mode.name, folder.name)
     tracking = Tracking(config, folder, job, name, aim.targets, args)
-    trainer = PPOTrainer(
-        policy,
-        [PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, aim.reference_lam)],
-        args=args,
-        train_dataset=Dataset.from_dict({"prompt": prompts}),
-        processing_class=tokenizer,
-        peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(folder / LOGS, aim.targets), lam, tracking],
-    )
+    try:
+        trainer = PPOTrainer(
+            policy,
+            [PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, aim.reference_lam)],
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=tokenizer,
+            peft_config=None if config.model.adapter else lora_config(config),
+            callbacks=[JsonLines(folder / LOGS, aim.targets), lam, tracking],
+        )
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise
+        raise UserError(
+            f"adapter.target_modules={config.adapter.target_modules} names no layer of {config.model.path}; write "
+            "all-linear, or a regular expression over its module names."
+        ) from error
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(LevelBar(aim.targets, aim.sd))
     tracking.completions = lambda: trainer.completions

@@ -234,8 +234,8 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """folder/name.svg and folder/name.png, whole or not at all; the figure is closed."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("svg", "png"):
-        temporary = folder / f".{name}.tmp.{kind}"
-        figure.savefig(temporary, dpi=150)
+        temporary = folder / f".{name}.{kind}.tmp"
+        figure.savefig(temporary, dpi=150, format=kind)
         temporary.replace(folder / f"{name}.{kind}")
     plt.close(figure)
 

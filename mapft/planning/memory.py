@@ -120,9 +120,12 @@ def _phases(config: Config, policy: Any, rollout: int, width: int) -> dict[str, 
         policy(input_ids=_ids(rollout, prompt), use_cache=True, logits_to_keep=1)
 
     def decode() -> None:
-        cache = policy(input_ids=_ids(rollout, width - 1), use_cache=True, logits_to_keep=1).past_key_values
+        before = policy(input_ids=_ids(rollout, width - 1), use_cache=True, logits_to_keep=1)
+        name = "cache" if "cache" in before else "past_key_values"  # as transformers before 5.24 calls it
+        cache = {name: before[name]}
+        del before
         live.most = live.now  # of a prefill that long nothing but its cache is real
-        policy(input_ids=_ids(rollout, 1), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        policy(input_ids=_ids(rollout, 1), **cache, use_cache=True, logits_to_keep=1)
 
     def passed(rows: int) -> Any:
         labels = torch.zeros(1, rows * tokens, dtype=torch.long)

@@ -162,6 +162,8 @@ def _check(name: str, settings: Mapping[str, Any]) -> None:
             raise UserError(
                 f"rewards.{name}.{key}={text!r} does not fit; it takes {{prompt}} and {{response}}."
             ) from error
+    if settings.get("dtype", "auto") not in (known := ("auto", "float32", "bfloat16", "float16")):
+        raise UserError(f"rewards.{name}.dtype={settings['dtype']} is unknown; use one of {', '.join(known)}.")
     for key in ("max_tokens", "batch_tokens"):
         if settings.get(key, 1) < 1:
             raise UserError(f"rewards.{name}.{key}={settings[key]} is out of range; it must be at least 1.")

@@ -13,7 +13,7 @@ from mapft.errors import UserError
 from mapft.palette import RewardMatrix
 from mapft.rewards import Score
 from mapft.rewards.remote import RemoteScore
-from mapft.sampling.store import locked, write_array
+from mapft.sampling.store import locked, read_array, remove_leftovers, write_array
 
 CHUNK = 1024
 
@@ -34,6 +34,8 @@ def score_texts(
     columns = []
     for name, score in scores.items():
         with locked(keep[name]) if keep else nullcontext():
+            if keep:
+                remove_leftovers(keep[name])
             columns.append(_column(name, score, prompts, responses, progress, keep[name] if keep else None))
     return RewardMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
 
@@ -49,14 +51,14 @@ def _column(
     """(N,) of one value."""
     whole = keep / "scores.npy" if keep else None
     if whole and whole.exists():
-        return np.load(whole, allow_pickle=False)
+        return read_array(whole)
     scorer, parts, chunks = None, [], []
     size = score.batch if isinstance(score, RemoteScore) else CHUNK  # what was asked for over a network is kept at once
     for start in range(0, len(responses), size):
         end = min(start + size, len(responses))
         chunk = keep / f"{start}-{end}.npy" if keep else None
         if chunk and chunk.exists():
-            parts.append(np.load(chunk, allow_pickle=False))
+            parts.append(read_array(chunk))
         else:
             scorer = scorer or score.load(name)
             parts.append(finite(name, scorer.score(prompts[start:end], responses[start:end]), start))

@@ -32,6 +32,8 @@ def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
     except (OSError, ValueError) as error:
         raise UserError(f"model.path={model.path} holds no tokenizer that loads: {error}") from error
+    if not tokenizer("Why is the sky blue?")["input_ids"]:  # what transformers makes of a folder without a tokenizer
+        raise UserError(f"model.path={model.path} holds no tokenizer that loads: a text has no tokens.")
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response could end; add one to it.")
     if tokenizer.pad_token is None:
@@ -85,7 +87,7 @@ def _with_trained_adapter(policy: PreTrainedModel, adapter: str) -> Any:
 
     try:
         return PeftModel.from_pretrained(policy, adapter, is_trainable=True)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"model.adapter={adapter} holds no adapter that fits the model: {error}") from error
 
 
@@ -120,7 +122,7 @@ def with_adapter(policy: Any, adapter: Path) -> Any:
             policy.set_adapter(TUNED)
             return policy.eval()
         return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{adapter} holds no adapter that fits the model: {error}") from error
 
 

@@ -6,6 +6,7 @@ everything the data depends on, so an entry is reused exactly when nothing chang
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,37 @@ def write_array(path: Path, array: np.ndarray) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What `write_json` wrote."""
-    return json.loads(path.read_text("utf-8"))
+    """What `write_json` wrote. Raises UserError for a file that somebody or something else has changed."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise damaged(path, error) from error
+    if not isinstance(content, dict):
+        raise damaged(path, TypeError(f"it holds a {type(content).__name__}"))
+    return content
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """A table that was kept as parquet. Raises UserError as `read_json` does."""
+    try:
+        return pd.read_parquet(path)
+    except (ValueError, OSError) as error:
+        raise damaged(path, error) from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """What `write_array` wrote. Raises UserError as `read_json` does."""
+    try:
+        return np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """For a file of ours that is not as it was written, which only something else can have done."""
+    return UserError(
+        f"{path} is not as it was written ({error}); move it away and repeat the command, which makes it again."
+    )
 
 
 def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
@@ -69,11 +99,18 @@ def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[
     entry = root / f"{kind}-{fingerprint(dict(depends_on))}"
     data, manifest = entry / "data.parquet", entry / "manifest.json"
     with locked(entry):
+        remove_leftovers(entry)
         if not manifest.exists():
             table = make()
             write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
             write_json(manifest, masked({"kind": kind, "rows": len(table), **depends_on}))
-    return pd.read_parquet(data)
+    return read_table(data)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed writes have left in a folder that no other process writes to."""
+    for path in list(folder.rglob(".*.tmp")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def locked(entry: Path) -> FileLock:

@@ -12,7 +12,7 @@ from pyarrow import ArrowInvalid, parquet
 
 from mapft.errors import UserError
 from mapft.palette import RewardMatrix
-from mapft.sampling.store import read_json
+from mapft.sampling.store import read_json, read_table
 from mapft.ui.board import Board
 
 PASSWORD = "MAPFT_UI_PASSWORD"  # the variable that holds it; words of a command are seen by everyone on the machine
@@ -77,7 +77,7 @@ def open_scores(path: Path) -> tuple[Board, Path, str]:
             if not (path / name).exists():
                 raise UserError(f"{path} holds no {name}; name a folder that `mapft score` or `mapft run` has made.")
         matrix = RewardMatrix.from_parquet(path / "scores.parquet")
-        samples = pd.read_parquet(path / "samples.parquet")
+        samples = read_table(path / "samples.parquet")
         overrides = shlex.split(read_json(path / "config.json").get("command", ""))[2:]
         command = shlex.join(["mapft", "run", *(w for w in overrides if not w.lstrip("+").startswith("palette"))])
         return Board(matrix, samples["prompt"].tolist(), samples["response"].tolist()), path.parent / PALETTES, command

@@ -1,0 +1,116 @@
+"""Full disks, folders that cannot be written, rewards that fail, clocks that jump. Truth: the undisturbed run."""
+
+import ctypes
+import json
+import os
+import re
+import resource
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.faults.victim import Victim, calls, kept_scores, settings, torn
+
+pytestmark = pytest.mark.slow
+# The stage, and the bytes that a file may have: too few for its samples, checkpoints, adapter, pictures, merged model.
+LIMITS = [
+    ("sample", 2000),
+    ("score", 2000),
+    ("solve", 100),
+    ("train", 500, 20_000),
+    ("evaluate", 2000),
+    ("export", 50_000),
+]
+
+
+def same(one: Path, two: Path) -> None:
+    for name in ("adapter/adapter_model.safetensors", "samples.parquet", "scores.parquet"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    first, second = (json.loads((run / "evaluation.json").read_text()) for run in (one, two))
+    assert (first["values"], first["lam"]) == (second["values"], second["lam"])
+
+
+def one_sentence(victim: Victim, code: int, *words: str) -> None:
+    assert victim.wait() == code, victim.said[-3000:]
+    assert victim.last_words.startswith("mapft: "), victim.said[-3000:]
+    assert "Traceback" not in victim.said
+    for word in words:
+        assert word in victim.last_words
+
+
+def test_a_full_disk(undisturbed, tmp_path):
+    """In stage after stage no file may grow beyond some bytes; with room again the same command goes on."""
+    world, runs = undisturbed
+    output, overrides, log = tmp_path / "out", settings(world, tmp_path / "out"), tmp_path / "calls"
+    for stage, *limits in LIMITS:
+        for largest in limits:
+            before = {path: path.read_bytes() for path in output.rglob("*.parquet")}
+            full = Victim(stage, overrides, log, preexec_fn=partial(limit, largest))
+            one_sentence(full, 2, "cannot be written", "free space")
+            assert torn(output) == [], (stage, largest)
+            assert {path: path.read_bytes() for path in before} == before
+        room = Victim(stage, overrides, log)
+        assert room.wait() == 0, room.said[-3000:]
+    same(output / "run", runs["simultaneous"][1])
+
+
+def limit(largest: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+
+def test_a_disk_that_is_full(undisturbed, tmp_path):
+    """A file system of 300 kB: the samples fit, the checkpoints do not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "none", str(disk)], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("this user may not mount a small file system")
+    try:
+        world, runs = undisturbed
+        overrides = settings(world, disk)
+        one_sentence(Victim("run", overrides, tmp_path / "calls"), 2, "cannot be written", "free space")
+        assert torn(disk) == []
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        last = Victim("run", overrides, tmp_path / "calls")
+        assert last.wait() == 0, last.said[-3000:]
+        same(disk / "run", runs["simultaneous"][1])
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_folder_that_cannot_be_written(undisturbed, tmp_path):
+    world, _ = undisturbed
+    (tmp_path / "out").mkdir(mode=0o555)
+    # Root may write anywhere while it has this capability.
+    drop = lambda: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) if os.geteuid() == 0 else None  # noqa: E731
+    victim = Victim("run", settings(world, tmp_path / "out"), tmp_path / "calls", preexec_fn=drop)
+    one_sentence(victim, 2, str(tmp_path / "out"), "cannot be written")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(("fault", "call"), [("raises", 1), ("hangs", 4), ("raises", 9)])
+def test_a_reward_that_fails_at_some_call(undisturbed, tmp_path, fault, call):
+    """In the pilot, in training, and in the evaluation; nothing that was kept is asked for again."""
+    world, runs = undisturbed
+    overrides, log = settings(world, tmp_path / "out"), tmp_path / "calls"
+    victim = Victim("run", [*overrides, "+rewards.vowels.timeout=5"], log, fault=f"{fault} {call}")
+    said = "ConnectionError: the judge is away" if fault == "raises" else "has not answered within timeout=5 seconds"
+    one_sentence(victim, 2, "rewards.vowels", said)
+    asked, kept = len(calls(log)), kept_scores(tmp_path / "out")
+    assert asked == call
+    assert torn(tmp_path / "out") == []
+    assert Victim("run", overrides, log).wait() == 0
+    assert not kept & set(calls(log)[asked:])
+    same(tmp_path / "out/run", runs["simultaneous"][1])
+
+
+def test_a_clock_that_jumps(undisturbed, tmp_path):
+    world, runs = undisturbed
+    overrides = settings(world, tmp_path / "out")
+    victim = Victim("run", overrides, tmp_path / "calls", module="tests.faults.clock")
+    assert victim.wait() == 0, victim.said[-3000:]
+    assert re.search(r"vowels .*yes|vowels .*no", victim.said)
+    same(tmp_path / "out/run", runs["simultaneous"][1])

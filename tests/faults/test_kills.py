@@ -1,0 +1,66 @@
+"""SIGKILL at random moments of every stage. Truth: the run that nobody disturbed, bit for bit."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.victim import Victim, calls, kept_scores, settings, torn
+
+# (stage, when it has begun, seconds that it takes about): kills come at random moments of it.
+STAGES = {
+    "sample": (lambda run, said: "sampling the base policy" in said, 0.4),
+    "score": (lambda run, said: "scoring: vowels" in said, 0.5),
+    "train": (lambda run, said: any(run.rglob("logs.jsonl")), 1.5),
+    "evaluate": (lambda run, said: (run / "training.json").exists(), 2.0),
+    "export": (lambda run, said: (run / "report.html").exists() and "Promised" in said, 0.3),
+}
+SCHEDULE = ["sample", "sample", "score", "score", "train", "train", "train", "evaluate", "evaluate", "export"]
+
+
+def at(output: Path) -> str:
+    """The stage that is not done yet."""
+    done = {"sample": "samples.parquet", "score": "scores.parquet", "train": "training.json"}
+    done |= {"evaluate": "evaluation.json", "export": "merged/config.json"}
+    return next((stage for stage, artifact in done.items() if not (output / "run" / artifact).exists()), "end")
+
+
+def after(stage: str) -> list[str]:
+    """What `at` says when the stage is done."""
+    return [*list(STAGES)[list(STAGES).index(stage) + 1 :], "end"]
+
+
+@pytest.mark.slow
+def test_killed_runs_end_as_if_nobody_had(life, undisturbed, tmp_path):
+    world, runs = undisturbed
+    mode, model = runs["sequential" if life % 4 == 3 else "simultaneous"]
+    rng, output, log = random.Random(life), tmp_path / "out", tmp_path / "calls"
+    overrides, hits, kept = [*settings(world, output), *mode], [], []
+    for stage in SCHEDULE:
+        if at(output) in after(stage):
+            continue  # an earlier kill came late, and the stage is done
+        begun, seconds = STAGES[stage]
+
+        def ready(victim, stage=stage, begun=begun):
+            return begun(output / "run", victim.said) or at(output) in after(stage)
+
+        if Victim("export", overrides, log).kill_when(ready, rng.uniform(0, seconds)):
+            hits.append(at(output))
+        assert torn(output) == []
+        kept.append((len(calls(log)), kept_scores(output)))
+    victim = Victim("export", overrides, log)
+    assert victim.wait() == 0, victim.said[-3000:]
+    print(f"life {life}: killed {len(hits)} times, in {', '.join(hits)}")
+    assert len(hits) >= 8
+    assert torn(output) == []
+    left = [path.name for path in output.rglob("*") if path.name.endswith(".tmp")]
+    assert left == [], "a killed write leaves nothing behind once the run is done"
+    for name in ("adapter/adapter_model.safetensors", "merged/model.safetensors", "samples.parquet", "scores.parquet"):
+        assert (output / "run" / name).read_bytes() == (model / name).read_bytes(), name
+    one, two = (json.loads((run / "evaluation.json").read_text()) for run in (output / "run", model))
+    assert one["values"] == two["values"]
+    assert one["lam"] == two["lam"]
+    asked = calls(log)
+    for number, on_disk in kept:
+        assert not on_disk & set(asked[number:]), "scores that were kept were asked for again"

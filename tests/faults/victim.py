@@ -1,0 +1,166 @@
+"""The real command in a process of its own, on a terminal, and what it leaves on disk."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import safe_open
+
+from mapft.ppo.checkpoint import newest_whole
+from tests import worlds
+
+ROOT = Path(__file__).parents[2]
+COMPLETE = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".html": b"</html>"}  # what whole files end with
+
+
+def logged(prompts: list[str], completions: list[str], **_: object) -> list[float]:
+    """worlds.vowels, slowly; a digest of the scores of every call goes to $CALLS. $FAULT: "raises 3" or "hangs 3"."""
+    scores = worlds.vowels(prompts, completions)
+    time.sleep(len(scores) / 3000)
+    fault, _, call = os.environ.get("FAULT", "").partition(" ")
+    if fault and len(calls(Path(os.environ["CALLS"]))) == int(call):
+        if fault == "raises":
+            raise ConnectionError("the judge is away")
+        time.sleep(3600)
+    with Path(os.environ["CALLS"]).open("a") as file:
+        file.write(digest(np.array(scores)) + "\n")
+    return scores
+
+
+def calls(path: Path) -> list[str]:
+    """Digests of the scores that `logged` has given so far."""
+    return path.read_text().split() if path.exists() else []
+
+
+def digest(scores_N: np.ndarray) -> str:
+    return blake2b(scores_N.tobytes(), digest_size=8).hexdigest()
+
+
+def settings(world: dict[str, Path], output: Path) -> list[str]:
+    """Two values, six PPO iterations with a checkpoint after each, a refinement after every second."""
+    return [
+        "experiment=own",
+        f"model.path={world['model']}",
+        f"data.path={world['prompts']}",
+        "data.column=question",
+        "rewards=[]",
+        "+rewards.vowels={kind: function, target: tests.faults.victim:logged}",
+        f"+rewards.judge={{kind: classifier, path: {world['judge']}}}",
+        "palette=custom",
+        "+palette.quantiles={vowels: 0.6, judge: 0.55}",
+        f"run_dir={output / 'run'}",
+        f"output={output}",
+        "sampling={max_new_tokens: 8, batch_size: 16, samples_per_prompt: 64}",
+        "trainer={total_episodes: 192, per_device_train_batch_size: 16, num_mini_batches: 2, num_ppo_epochs: 1}",
+        "trainer.save_steps=1",
+        "refine.every=2",
+        "evaluation={samples_per_prompt: 32, bootstrap: 200}",
+    ]
+
+
+class Victim:
+    """`mapft COMMAND` on a terminal of its own; `said` is what it has written there."""
+
+    def __init__(
+        self,
+        command: str,
+        overrides: list[str],
+        calls: Path,
+        *,
+        fault: str = "",
+        module: str = "mapft.cli",
+        **popen: Any,
+    ):
+        terminal, own = pty.openpty()
+        environment = os.environ | {"CALLS": str(calls), "FAULT": fault, "OMP_NUM_THREADS": "1"}
+        words = [sys.executable, "-m", module, command, *overrides]
+        self.process = subprocess.Popen(
+            words, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=own, stderr=own, **popen
+        )
+        os.close(own)
+        self.said = ""
+        self.reader = Thread(target=self._read, args=(terminal,), daemon=True)
+        self.reader.start()
+
+    def _read(self, terminal: int) -> None:
+        try:
+            while piece := os.read(terminal, 2**16):
+                self.said += piece.decode("utf-8", "replace")
+        except OSError:  # the other end is closed
+            pass
+        finally:
+            os.close(terminal)
+
+    def wait(self) -> int:
+        """The exit code."""
+        code = self.process.wait()
+        self.reader.join()
+        return code
+
+    @property
+    def last_words(self) -> str:
+        """The last line on the terminal, without the codes that move its cursor."""
+        return re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", self.said).strip().splitlines()[-1]
+
+    def kill_when(self, ready: Callable[["Victim"], bool], delay: float) -> bool:
+        """SIGKILL `delay` seconds after `ready`; False if the command had ended by itself."""
+        while self.process.poll() is None and not ready(self):
+            time.sleep(0.005)
+        time.sleep(delay)
+        self.process.send_signal(signal.SIGKILL)
+        code = self.wait()
+        assert code in (0, -signal.SIGKILL), self.said[-3000:]
+        return code != 0
+
+
+def torn(output: Path) -> list[str]:
+    """Files that anyone would take for whole and that are not. Names with a dot in front are not to be taken so."""
+    found = []
+    for path in output.rglob("*"):
+        if path.is_dir() or any(part.startswith(".") for part in path.relative_to(output).parts):
+            continue
+        if "checkpoints" in path.parts:  # a checkpoint is whole when its last file is there
+            whole = newest_whole(next(p for p in path.parents if p.name == "checkpoints"))
+            if whole is None or Path(whole) not in path.parents:
+                continue
+        try:
+            _read_whole(path)
+        except Exception as error:
+            found.append(f"{path}: {type(error).__name__} {error}")
+    return found
+
+
+def _read_whole(path: Path) -> None:
+    if path.suffix == ".json":
+        json.loads(path.read_text())
+    elif path.suffix == ".jsonl":  # a line that is being written is mended when the run goes on
+        for line in path.read_text().splitlines()[:-1]:
+            json.loads(line)
+    elif path.suffix == ".parquet":
+        pd.read_parquet(path)
+    elif path.suffix == ".npy":
+        np.load(path, allow_pickle=False)
+    elif path.suffix == ".safetensors":
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensors.get_tensor(name)
+    elif path.suffix in COMPLETE:
+        assert path.read_bytes().rstrip(b"\n").endswith(COMPLETE[path.suffix].rstrip(b"\n"))
+
+
+def kept_scores(output: Path) -> set[str]:
+    """Digests of every array of scores that is on disk."""
+    arrays = [np.load(path, allow_pickle=False) for path in output.glob("store/score-vowels-*/*.npy")]
+    return {digest(part) for scores in arrays for part in (scores, *np.split(scores, [1024]))}

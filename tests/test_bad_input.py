@@ -1,0 +1,429 @@
+"""What users get wrong, one row each. Truth: exit code 2, one sentence with the cause and the value, nothing lost."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from safetensors.torch import save_file
+
+from mapft.cli import main
+from tests import worlds
+from tests.test_cli import SMALL, own
+
+# Overrides of a run that is right without them, and words of the sentence.
+SETTINGS = [
+    ("adaptr.r=8", "There is no setting adaptr"),
+    ("adapter.rank=8", "There is no setting adapter.rank; the settings here are r, alpha"),
+    ("adapter.r=0", "adapter.r=0 is out of range; it must be at least 1"),
+    ("adapter.r=many", "adapter.r: Value 'many'"),
+    ("adapter.r=1.5", "adapter.r: Value '1.5'"),
+    ("adapter.use_dora=perhaps", "adapter.use_dora: Value 'perhaps'"),
+    ("foo=1", "There is no setting foo"),
+    ("+foo=1", "There is no setting foo"),
+    ("seed=first", "seed: Value 'first'"),
+    ("data.evaluation_fraction=0", "data.evaluation_fraction=0.0 is out of range"),
+    ("data.evaluation_fraction=1", "data.evaluation_fraction=1.0 is out of range"),
+    ("data.evaluation_fraction=nan", "data.evaluation_fraction=nan is out of range"),
+    ("data.pilot_prompts=0", "data.pilot_prompts=0 is out of range"),
+    ("data.max_prompt_tokens=0", "data.max_prompt_tokens=0 is out of range"),
+    ("data.max_prompt_tokens=1", "A prompt of"),
+    ("data.too_long=explode", "data.too_long: Invalid value 'explode', expected one of [stop, drop, cut]"),
+    ("data.extract=middle", "data.extract: Invalid value 'middle'"),
+    ("model.dtype=float99", "model.dtype: Invalid value 'float99'"),
+    ("model.quantization=int3", "model.quantization: Invalid value 'int3', expected one of [none, nf4, int8]"),
+    ("model.trust_remote_code=please", "model.trust_remote_code: Value 'please'"),
+    ("sampling.max_new_tokens=0", "sampling.max_new_tokens=0 is out of range"),
+    ("sampling.max_new_tokens=64", "longer than the 64 positions of the model"),
+    ("sampling.temperature=0", "sampling.temperature=0.0 is out of range; it must be above 0"),
+    ("sampling.temperature=-1", "sampling.temperature=-1.0 is out of range"),
+    ("sampling.temperature=nan", "sampling.temperature=nan is out of range"),
+    ("sampling.temperature=inf", "sampling.temperature=inf is out of range"),
+    ("sampling.top_p=0", "sampling.top_p=0.0 is out of range"),
+    ("sampling.top_p=1.5", "sampling.top_p=1.5 is out of range"),
+    ("sampling.top_k=-1", "sampling.top_k=-1 is out of range"),
+    ("sampling.batch_size=0", "sampling.batch_size=0 is out of range"),
+    ("sampling.samples_per_prompt=0", "sampling.samples_per_prompt=0 is out of range"),
+    ("dual.estimator=magic", "dual.estimator: Invalid value 'magic'"),
+    ("dual.if_unattainable=cry", "dual.if_unattainable: Invalid value 'cry', expected one of [stop, nearest]"),
+    ("dual.floor_ess=-1", "dual.floor_ess=-1.0 is out of range"),
+    ("refine.every=0", "refine.every=0 is out of range; it must be at least 1, or null for never"),
+    ("refine.start=2", "refine.start=2.0 is out of range"),
+    ("refine.tolerance=-1", "refine.tolerance=-1.0 is out of range"),
+    ("trainer.total_episodes=0", "trainer.total_episodes=0 is out of range"),
+    ("trainer.per_device_train_batch_size=0", "trainer.per_device_train_batch_size=0 is out of range"),
+    ("trainer.num_mini_batches=0", "trainer.num_mini_batches=0 is out of range"),
+    ("trainer.num_ppo_epochs=0", "trainer.num_ppo_epochs=0 is out of range"),
+    ("trainer.num_generations=0", "trainer.num_generations=0 is out of range"),
+    ("trainer.learning_rate=0", "trainer.learning_rate=0.0 is out of range; it must be above 0"),
+    ("trainer.learning_rate=nan", "trainer.learning_rate=nan is out of range"),
+    ("trainer.learning_rate=inf", "trainer.learning_rate=inf is out of range"),
+    ("trainer.learning_rate=fast", "trainer.learning_rate: Value 'fast'"),
+    ("trainer.lr_scheduler_type=zigzag", "trainer.lr_scheduler_type: Invalid value 'zigzag', expected one of [linear"),
+    ("trainer.kl_coef=0", "trainer.kl_coef=0.0 is out of range"),
+    ("trainer.cliprange=-0.2", "trainer.cliprange=-0.2 is out of range"),
+    ("trainer.gamma=1.5", "trainer.gamma=1.5 is out of range"),
+    ("trainer.gae_lambda=-0.1", "trainer.gae_lambda=-0.1 is out of range"),
+    ("trainer.max_grad_norm=-1", "trainer.max_grad_norm=-1.0 is out of range"),
+    ("trainer.critic_trunk=none", "trainer.critic_trunk: Invalid value 'none'"),
+    ("trainer.critic_epochs=0", "trainer.critic_epochs=0 is out of range"),
+    ("trainer.save_steps=0", "trainer.save_steps=0 is out of range"),
+    ("trainer.save_total_limit=1", "trainer.save_total_limit=1 is out of range; it must be at least 2"),
+    ("decoding.candidates=0", "decoding.candidates=0 is out of range"),
+    ("decoding.most_candidates=1", "decoding.most_candidates=1 is out of range"),
+    ("decoding.choose=worst", "decoding.choose: Invalid value 'worst', expected one of [draw, best, rejection]"),
+    ("decoding.samples_per_prompt=0", "decoding.samples_per_prompt=0 is out of range"),
+    ("evaluation.prompts=0", "evaluation.prompts=0 is out of range"),
+    ("evaluation.samples_per_prompt=0", "evaluation.samples_per_prompt=0 is out of range"),
+    ("evaluation.confidence=1", "evaluation.confidence=1.0 is out of range"),
+    ("evaluation.bootstrap=10", "evaluation.bootstrap=10 is out of range"),
+    ("evaluation.tolerance_sd=-1", "evaluation.tolerance_sd=-1.0 is out of range"),
+    ("+evaluation.policies.tuned={candidates: 2}", "the two that are always there"),
+    ("+evaluation.policies.odd={candidate: 2}", "its settings are adapter, candidates"),
+    ("comparison.methods=[magic]", "comparison.methods[0]: Invalid value 'magic'"),
+    ("comparison.random_weights=0", "comparison.random_weights=0 is out of range"),
+    ("comparison.soup_steps=0", "comparison.soup_steps=0 is out of range"),
+    ("tracking.completions_every=0", "tracking.completions_every=0 is out of range"),
+    ("tracking=carrier_pigeon", "There is no tracking/carrier_pigeon; there are jsonl, none"),
+    ("launch.processes=0", "launch.processes=0 is out of range"),
+    ("launch.memory_gb=-80", "launch.memory_gb=-80.0 is out of range"),
+    ("mode=alternating", "There is no mode/alternating; there are dpo, published"),
+    ("mode.rounds=2", "There is no setting mode.rounds; the settings here are name, reward_models"),
+    ("mode.reward_models=everywhere", "mode.reward_models: Invalid value 'everywhere'"),
+    ("mode=sequential mode.rounds=0", "mode.rounds=0 is out of range"),
+    ("mode=sequential mode.tolerance=-1", "mode.tolerance=-1.0 is out of range"),
+    ("mode=sequential mode.stage_episodes=0", "mode.stage_episodes=0 is out of range"),
+    ("mode=sequential mode.order=[judge]", "mode.order=judge is no order of the palette's values"),
+    ("mode=sequential mode.order=[vowels,vowels]", "mode.order=vowels,vowels is no order"),
+    ("mode=scalarized", "mode.weights={} is out of range"),
+    ("mode=scalarized +mode.weights.vowels=-1", "mode.weights.vowels=-1.0 is out of range"),
+    ("mode=scalarized +mode.weights.humour=1", "mode.weights names humour, which no reward scores"),
+    ("mode=scalarized +mode.weights.vowels=1 mode.kl=0", "mode.kl=0.0 is out of range"),
+    ("mode=published mode.kl_coef=0", "mode.kl_coef=0.0 is out of range"),
+    ("mode=dpo mode.beta=0", "mode.beta=0.0 is out of range"),
+    ("palette=hhh_99", "There is no palette/hhh_99; there are custom"),
+    ("model=gpt_9", "There is no model/gpt_9; there are"),
+    ("rewards=[joy]", "There is no rewards/joy; there are brief"),
+    ("experiment=mine", "There is no experiment/mine; there are own, playground"),
+    ("rewards=[humor", "no viable alternative at input '[humor'"),
+    ("palette", "palette"),
+    ("=3", "=3 names no setting; write name=value"),
+]
+PALETTES = [
+    ("+palette.quantiles.humour=0.6", "asks for humour, which no reward scores (rewards: vowels, judge"),
+    ("palette.quantiles.vowels=2", "the quantile 2.0 of value 'vowels' is outside [0, 1]: write 80 % as 0.8"),
+    ("palette.quantiles.vowels=-0.1", "the quantile -0.1 of value 'vowels' is outside"),
+    ("palette.quantiles.vowels=nan", "the quantile of value 'vowels' is nan"),
+    ("palette.quantiles.vowels=high", "palette.quantiles.vowels: Value 'high'"),
+    ("palette.quantile.vowels=0.5", "There is no setting palette.quantile; the settings here are name, quantiles"),
+    ("+palette.sd.vowels=0.5", "palette=vowels is out of range; it must be one target per value"),
+    ("+palette.sd.judge=inf", "the step of value 'judge' is inf"),
+    ("+palette.absolute.judge=nan", "the target of value 'judge' is nan"),
+    ("+palette.absolute.judge=1e9", "No re-weighting of the base samples"),
+    ("+palette.relative_gain.judge=0.1", "palette.relative_gain is for scores in nats, and judge"),
+    ("+palette.relative_gain_probability.judge=0.1", "palette.relative_gain_probability is for scores in probability"),
+    ("~palette.quantiles.vowels", "The palette names no value; give a target"),
+    ("+rewards.vowels.high=1 ~palette.quantiles.vowels +palette.absolute.vowels=2", "beyond what its score can be"),
+    ("+rewards.judge.output=log_probability +palette.relative_gain.judge=-1", "is not above -1"),
+    ("palette.quantiles=3", "palette.quantiles"),
+]
+SCORES = [
+    ("+rewards.third=foo", "rewards.third=foo is no group of settings; write {kind: classifier, path: ...}"),
+    ("+rewards.third={}", "rewards.third.kind=None is unknown; use one of classifier, coherence"),
+    ("+rewards.third={kind: clasifier}", "rewards.third.kind=clasifier is unknown"),
+    ("+rewards.third={kind: classifier}", "rewards.third.path is missing; kind classifier needs it"),
+    ("+rewards.third={kind: classifier, path: x, lable: 1}", "rewards.third has no setting lable"),
+    ("+rewards.third={kind: classifier, path: /no/such}", "rewards.third.path=/no/such does not exist"),
+    ("+rewards.third={kind: classifier, path: 5}", "rewards.third.path=5 does not fit; it must be str"),
+    ("+rewards.judge.label=7", "has 2 classes"),
+    ("+rewards.judge.label=-1", "rewards.judge.label=-1 is out of range"),
+    ("+rewards.judge.output=logits", "output=logits is unknown"),
+    ("+rewards.judge.sign=0", "rewards.judge.sign=0 is no direction"),
+    ("+rewards.judge.sign=nan", "rewards.judge.sign=nan is no direction"),
+    ("+rewards.judge.sign=up", "rewards.judge.sign='up' does not fit; it must be float"),
+    ("'+rewards.judge.template=\"{question}\"'", "takes {prompt} and {response}"),
+    ("+rewards.judge.max_tokens=0", "rewards.judge.max_tokens=0 is out of range"),
+    ("+rewards.judge.batch_tokens=0", "rewards.judge.batch_tokens=0 is out of range"),
+    ("+rewards.judge.dtype=float99", "float99"),
+    ("rewards.judge.path={model}", "lacks weights"),
+    ("rewards.judge.path={tmp}", "holds no"),
+    ("rewards.vowels.target=tests.worlds:nothing", "tests.worlds:nothing cannot be imported"),
+    ("rewards.vowels.target=nowhere", "nowhere cannot be imported"),
+    ("rewards.vowels.target=os:system", "target=os:system names code that is neither in the current folder"),
+    ("rewards.vowels.target=subprocess:check_output", "set MAPFT_TRUST=subprocess if you trust it"),
+    ("+rewards.third={_target_: builtins.eval}", "target=builtins:eval names code"),
+    ("+rewards.vowels.timeout=0", "timeout=0 is out of range"),
+    ("+rewards.vowels.high=tall", "rewards.vowels.high='tall' does not fit"),
+    ("rewards.vowels.target=tests.worlds:broken", "is nan for response 2"),
+    ("rewards.vowels.target=tests.test_bad_input:too_few", "gave numbers of shape (1,) for"),
+    ("rewards.vowels.target=tests.test_bad_input:words", "could not convert string to float"),
+    ("rewards.vowels.target=tests.test_bad_input:nothing", "rewards.vowels"),
+    ("rewards.vowels.target=tests.test_bad_input:away", "raised ConnectionError: the judge is away"),
+    ("rewards.vowels.target=tests.test_bad_input:endless", "'vowels' is inf for response 0"),
+    ("+rewards.third={kind: remote, url: nowhere}", "url=nowhere is no address"),
+    ("+rewards.third={kind: remote, url: 'ftp://x/score/v'}", "url=ftp://x/score/v is no address"),
+    ("+rewards.third={kind: remote, url: 'http://127.0.0.1:9/score/v', retries: 0}", "gave no scores after 1 tries"),
+    ("+rewards.third={kind: remote, url: 'http://x', batch: 0}", "batch=0"),
+    ("+rewards.third={kind: keywords, pattern: '('}", "("),
+    ("+rewards.third={kind: length, words: -1}", "rewards.third"),
+    ("+rewards.third={kind: format, schema: /no/such.json}", "/no/such.json"),
+    ("+rewards.third={kind: perplexity, path: /no/such}", "rewards.third.path=/no/such does not exist"),
+    ("+rewards.third={kind: coherence, path: /no/such}", "rewards.third.path=/no/such does not exist"),
+    ("+rewards.third={kind: diversity, ns: many}", "rewards.third"),
+]
+MODELS = [
+    ("model.path=/no/such/model", "model.path=/no/such/model does not exist"),
+    ("model.path={empty}", "holds no"),
+    ("model.path={no_weights}", "holds no causal language model that loads"),
+    ("model.path={torn}", "holds no causal language model that loads"),
+    ("model.path={bad_config}", "model.path="),
+    ("model.path={no_tokenizer}", "holds no tokenizer that loads"),
+    ("model.path={judge}", "lacks weights"),
+    ("model.path={pickled}", "holds no causal language model that loads"),
+    ("model.adapter=/no/such/adapter", "model.adapter=/no/such/adapter does not exist"),
+    ("model.adapter={empty}", "holds no adapter that fits the model"),
+    ("model.adapter={model}", "holds no adapter that fits the model"),
+    ("model.attn_implementation=magic", "magic"),
+    ("adapter.target_modules=nothing_like_it", "nothing_like_it"),
+]
+# What the prompt file holds, its ending, and words of the sentence.
+PROMPTS = [
+    ("jsonl", "", "holds 0 distinct prompts; at least 2 are needed"),
+    ("jsonl", '{"question": "one?"}\n', "holds 1 distinct prompts"),
+    ("jsonl", '{"question": "one?"}\n' * 3, "holds 1 distinct prompts"),
+    ("jsonl", '{"question": "one?"}\n{"question": ', "Line 2 of"),
+    ("jsonl", '{"question": "one?"}\n[1, 2]\n', "Line 2 of {path} is a list"),
+    ("jsonl", '{"question": "one?"}\n7\n', "is a int"),
+    ("jsonl", '{"quest": "one?"}\n', "has no column 'question' (it has quest)"),
+    ("jsonl", '{"question": ""}\n{"question": "two?"}\n', "The prompt in row 1 of"),
+    ("jsonl", '{"question": "  "}\n{"question": "two?"}\n', "The prompt in row 1 of"),
+    ("jsonl", '{"question": null}\n{"question": "two?"}\n', "is None; it must be a text"),
+    ("jsonl", '{"question": 5}\n{"question": "two?"}\n', "is 5; it must be a text"),
+    ("jsonl", '{"question": [{"role": "user"}]}\n', "of messages with role and content"),
+    ("jsonl", '{"question": [{"role": "user", "content": "a?"}]}\n{"question": "b?"}\n', "mixes texts and lists"),
+    ("jsonl", b"\xff\xfe\x00", "is not UTF-8"),
+    (
+        "jsonl",
+        "".join(f'{{"question": "{"word " * n}"}}\n' for n in (900, *range(1, 20))),
+        "A prompt of",
+    ),
+    ("csv", "", "cannot be read as csv"),
+    ("csv", "other\none?\ntwo?\n", "has no column 'question'"),
+    ("csv", 'question\n"one?\n', "cannot be read as csv"),
+    ("parquet", b"not a parquet file", "cannot be read as parquet"),
+    ("txt", "one?\ntwo?\n", "ends in '.txt'; use a .jsonl, .csv or .parquet file"),
+]
+# A file of scores as `mapft ui` reads it.
+SCORE_FILES = [
+    ("csv", "", "no columns"),
+    ("csv", "prompt_id,a\n", "the score matrix is empty"),
+    ("csv", "a,b\n1,2\n", "has no column prompt_id, only a, b"),
+    ("csv", "prompt_id\n1\n", "names no value"),
+    ("csv", "prompt_id,a,a\n0,1,2\n", "more than one column named a"),
+    ("csv", "prompt_id,a\n0,1,2\n", "row 0 (counted from 0) of"),
+    ("csv", "prompt_id,a\n0,\n", "is nan"),
+    ("csv", "prompt_id,a\n0,nan\n", "is nan"),
+    ("csv", "prompt_id,a\n0,-inf\n", "is -inf"),
+    ("csv", "prompt_id,a\n0,1e999\n", "is inf"),
+    ("csv", "prompt_id,a\n0,<script>\n", "column 'a' of"),
+    ("csv", "prompt_id,a\n0.5,1\n", "column 'prompt_id' of"),
+    ("csv", "prompt_id,a\n99999999999999999999,1\n", "column 'prompt_id' of"),
+    ("csv", "prompt_id,\n0,1\n", "cannot name a value"),
+    ("csv", b"prompt_id,a\n0,\xff\n", "is not a csv file in UTF-8"),
+    ("parquet", b"PAR1", "is not a parquet file that can be read"),
+    ("json", "{}", "is no run folder and no .csv or .parquet"),
+]
+# What somebody has done to a file of a finished run, and words of the sentence.
+DAMAGED = [
+    ("config.json", b"", "config.json"),
+    ("config.json", b'{"fingerprint": ', "config.json"),
+    ("samples.parquet", b"PAR1", "samples.parquet"),
+    ("scores.parquet", b"", "scores.parquet"),
+    ("solution.json", b"[1]", "solution.json"),
+    ("solution.json", b'{"solution": {}}', "solution.json"),
+    ("training.json", b"{", "training.json"),
+    ("evaluation.json", b"{", "evaluation.json"),
+    ("adapter/adapter_model.safetensors", b"\x00" * 40, "holds no adapter that fits the model"),
+]
+COMMANDS = [
+    (["align"], "There is no command 'align'; use one of run, sample"),
+    (["launch"], "mapft launch was given nothing; name one of cpu, gpu"),
+    (["launch", "tpu"], "mapft launch was given tpu; name one of cpu, gpu"),
+    (["launch", "cpu", "--processes"], "--processes has no value"),
+    (["launch", "cpu", "--processes", "0"], "--processes 0 is no number of processes"),
+    (["launch", "cpu", "--precision", "fp7"], "--precision fp7 is unknown; use one of no, fp16, bf16"),
+    (["launch", "cpu", "palette=hhh_60", "x"], "stands before --"),
+    (["pareto"], "mapft pareto was given nothing"),
+    (["pareto", "/no/such/folder"], "/no/such/folder is no folder"),
+    (["ui", "/no/such.csv"], "/no/such.csv"),
+    (["ui", "/no/such.csv", "--port", "99999"], "--port 99999 is no port"),
+    (["ui", "/no/such.csv", "--host", "0.0.0.0"], "set a password in MAPFT_UI_PASSWORD"),
+    (["serve-rewards", "port=99999"], "port=99999 is no port"),
+    (["serve-rewards", "port=high"], "port=high is no port"),
+    (["serve-rewards", "rewards=[joy]"], "There is no rewards/joy; there are brief"),
+    (["plan", "launch=tpu"], "There is no launch/tpu; there are cpu, ddp"),
+]
+
+
+def too_few(prompts, completions, **_):
+    return [1.0]
+
+
+def words(prompts, completions, **_):
+    return ["good"] * len(completions)
+
+
+def nothing(prompts, completions, **_):
+    return None
+
+
+def away(prompts, completions, **_):
+    raise ConnectionError("the judge is away")
+
+
+def endless(prompts, completions, **_):
+    return [float("inf")] * len(completions)
+
+
+@dataclass
+class Place:
+    """A world, broken variants of its model, and a folder of runs with one that is finished."""
+
+    names: dict[str, Path]
+    output: Path
+    run: Path
+    overrides: list[str]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("place")
+    world = worlds.build(folder / "world")
+    names = world | {"tmp": folder}
+    for name in ("empty", "no_weights", "torn", "bad_config", "no_tokenizer", "pickled"):
+        names[name] = folder / name
+        shutil.copytree(world["model"], folder / name)
+    shutil.rmtree(folder / "empty")
+    (folder / "empty").mkdir()
+    weights = folder / "torn/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (folder / "no_weights/model.safetensors").unlink()
+    (folder / "pickled/model.safetensors").rename(folder / "pickled/pytorch_model.bin")
+    (folder / "bad_config/config.json").write_text("{")
+    for path in [*(folder / "no_tokenizer").glob("tokenizer*"), *(folder / "no_tokenizer").glob("special*")]:
+        path.unlink()
+    run = folder / "runs" / "run"
+    overrides = own(world, folder / "runs", *SMALL, "evaluation.bootstrap=100")
+    assert main(["run", *overrides, f"run_dir={run}"]) == 0
+    return Place(names, folder / "runs", run, overrides)
+
+
+@pytest.fixture
+def refused(place, capfd):
+    """refused(command, expected): the command is refused in one sentence, and the finished run is as it was."""
+
+    def check(command: list[str], expected: str) -> None:
+        before = {path: path.read_bytes() for path in place.run.rglob("*") if path.is_file()}
+        capfd.readouterr()
+        code = main(command)
+        told = capfd.readouterr()
+        ours = [line for line in told.err.splitlines() if line.startswith("mapft: ")]
+        assert code == 2, told.err[-2000:]
+        assert len(ours) == 1, told.err[-2000:]
+        assert expected in ours[0]
+        assert "Traceback" not in told.out + told.err
+        assert "Promised" not in told.out
+        assert {path: path.read_bytes() for path in before} == before
+
+    return check
+
+
+def filled(text: str, place: Place) -> list[str]:
+    """Overrides of one row; {model} and its like are folders."""
+    pieces = re.findall(r"'[^']*'(?=\s|$)|\S+(?:=\{[^ ].*\}$)|\S+", text)
+    return [re.sub(r"\{(\w+)\}", lambda m: str(place.names.get(m[1], m[0])), piece.strip("'")) for piece in pieces]
+
+
+@pytest.mark.parametrize(("text", "expected"), SETTINGS + PALETTES + SCORES + MODELS)
+def test_settings(place, refused, tmp_path, text, expected):
+    overrides = [word for word in place.overrides if not word.startswith("output=")]
+    refused(["run", *overrides, f"output={tmp_path}", *filled(text, place)], expected)
+    assert not list(tmp_path.rglob("evaluation.json"))
+
+
+@pytest.mark.parametrize(("ending", "content", "expected"), PROMPTS)
+def test_prompts(place, refused, tmp_path, ending, content, expected):
+    path = tmp_path / f"prompts.{ending}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(["run", *place.overrides, f"data.path={path}"], expected.format(path=path))
+
+
+@pytest.mark.parametrize(("ending", "content", "expected"), SCORE_FILES)
+def test_score_files(refused, tmp_path, ending, content, expected):
+    path = tmp_path / f"scores.{ending}"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(["ui", str(path)], expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pd.array(["x", "y"]), "holds"),
+        (np.array([1.0, np.nan]), "is nan"),
+        (np.array([True, False]), "holds bool"),
+        (np.array([1 + 2j, 0]).astype(str), "and must hold numbers"),
+    ],
+)
+def test_parquet_of_scores(refused, tmp_path, column, expected):
+    pd.DataFrame({"prompt_id": [0, 1], "a": column}).to_parquet(tmp_path / "scores.parquet")
+    refused(["ui", str(tmp_path / "scores.parquet")], expected)
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), DAMAGED)
+def test_damaged_runs(place, refused, tmp_path, name, content, expected):
+    run = tmp_path / "run"
+    shutil.copytree(place.run, run)
+    (run / name).write_bytes(content)
+    if name.startswith("adapter"):
+        shutil.rmtree(place.output / "store" / "none", ignore_errors=True)
+        (run / "evaluation.json").unlink()
+    refused(["run", *place.overrides, f"run_dir={run}"], expected)
+    assert (run / name).read_bytes() == content, "what is damaged is for the user to look at"
+
+
+def test_a_run_folder_of_other_settings(place, refused):
+    refused(["run", *place.overrides, f"run_dir={place.run}", "seed=5"], "holds a run with other settings")
+
+
+def test_folders_that_are_files(place, refused, tmp_path):
+    (tmp_path / "file").write_text("precious")
+    refused(["run", *place.overrides, f"run_dir={tmp_path / 'file'}"], str(tmp_path / "file"))
+    refused(["run", *place.overrides, f"output={tmp_path / 'file'}"], str(tmp_path / "file"))
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+def test_an_adapter_of_another_shape(place, refused, tmp_path):
+    adapter = tmp_path / "adapter"
+    shutil.copytree(place.run / "adapter", adapter)
+    import torch
+
+    save_file({"base_model.model.strange.lora_A.weight": torch.zeros(2, 2)}, adapter / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"target_modules": ["strange"]}))
+    refused(["run", *place.overrides, f"model.adapter={adapter}"], "holds no adapter that fits the model")
+
+
+@pytest.mark.parametrize(("command", "expected"), COMMANDS)
+def test_commands(refused, command, expected, monkeypatch):
+    monkeypatch.delenv("MAPFT_UI_PASSWORD", raising=False)
+    refused(command, expected)
+
+
+def test_there_are_150():
+    rows = [SETTINGS, PALETTES, SCORES, MODELS, PROMPTS, SCORE_FILES, DAMAGED, COMMANDS]
+    print(f"{sum(map(len, rows))} wrong inputs")
+    assert sum(map(len, rows)) >= 150
