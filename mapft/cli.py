@@ -45,6 +45,7 @@ usage: mapft COMMAND [overrides...] [--debug] [--json]
 
 {settings_alone}
     metrics    what every number in logs.jsonl is
+    doctor     what this machine has for a run, and what each missing part would add
     launch NAME [--processes N] [--precision P] -- [overrides...]    run on several devices: {launchers}
     pareto FOLDER    the runs of a sweep in one table, csv and picture, with the theoretical front
     ui [RUN_OR_SCORES] [--host H] [--port P]    the palette as a local web page; without scores, the playground's
@@ -77,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         width = max(map(len, METRICS))
         print("\n".join(f"{name:<{width}}  {what}" for name, what in METRICS.items()))
         return 0
+    if words == ["doctor"]:
+        from mapft.doctor import doctor
+
+        return doctor()
     command, *overrides = words
     debug = "--debug" in overrides
     try:

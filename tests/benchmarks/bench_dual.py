@@ -26,6 +26,7 @@ import numpy as np
 from mapft.palette import Palette, RewardMatrix, bootstrap, feasible_region, pareto_front, solve_dual, solve_many
 from mapft.palette.problem import Problem
 from tests import oracles
+from tests.benchmarks import ratio
 
 
 def published_adam(scores_NV, targets_V, steps=150, rate=0.1):
@@ -98,6 +99,7 @@ def single_palettes(matrix: RewardMatrix) -> None:
             f"hhh_{quantile * 100:.0f} {adam:10.2f} {newton:7.2f} {whole:11.2f} {adam / newton:12.1f}"
             f"{adam / whole:17.1f}  {residual:.1e}, {solution.kkt_residual:.1e}"
         )
+        ratio(f"published Adam / certified dual, palette hhh_{quantile * 100:.0f}", adam / whole)
 
 
 def adam_residual(matrix: RewardMatrix, lam_V, targets_V) -> float:

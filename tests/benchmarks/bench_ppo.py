@@ -36,6 +36,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from tests.benchmarks import ratio
+
 PEER = "trl==1.12.0"
 EPOCHS = 4
 TRAINERS = ("mapft", "trl_ppo", "rloo")
@@ -121,6 +123,9 @@ def report(work: Work, runs: dict[str, list[dict]]) -> None:
         if seconds.get("trl_ppo"):
             line += f" {middle / statistics.median(seconds['trl_ppo']):11.2f} {peak[name] / peak['trl_ppo']:8.2f}"
         print(line)
+        if seconds.get("trl_ppo") and name != "trl_ppo":
+            ratio(f"{name}, seconds of an iteration / TRL 1.12's PPO", middle / statistics.median(seconds["trl_ppo"]))
+            ratio(f"{name}, peak memory / TRL 1.12's PPO", peak[name] / peak["trl_ppo"])
     for name, of in runs.items():
         parts = [part for run in of for part in run.get("parts", [])]
         if parts:

@@ -17,6 +17,7 @@ import torch
 from mapft.config import DataConfig
 from mapft.rewards import parse
 from mapft.sampling.prompts import load_prompts
+from tests.benchmarks import ratio
 
 VALUES = ("humor", "helpful", "harmless")
 
@@ -46,6 +47,7 @@ def main() -> None:
         batched, single = (statistics.median(of) for of in seconds.values())
         difference = np.abs(together - alone).max()
         print(f"{name:10} {batched:10.2f} {single:13.2f} {single / batched:7.1f} {difference:19.1e}", flush=True)
+        ratio(f"scoring {name} one by one / in batches", single / batched)
 
 
 if __name__ == "__main__":

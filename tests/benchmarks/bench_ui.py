@@ -12,6 +12,7 @@ import numpy as np
 from mapft.palette import RewardMatrix
 from mapft.ui.board import UNITS, Board
 from mapft.ui.page import Page
+from tests.benchmarks import ratio
 
 ROWS, VALUES, PER_PROMPT, MOVES = 20_000, 6, 20, 60
 SHARES = {"quantile": (0.3, 0.75), "sd": (0.01, 0.12), "absolute": (0.01, 0.12)}  # of a slider; nearly all attainable
@@ -38,6 +39,7 @@ def main() -> None:
         worst = sorted(taken)[int(0.95 * MOVES)]
         said = f"median {statistics.median(taken):6.1f} ms   95 % within {worst:6.1f} ms"
         print(f"{unit:<10} {said}   ({attainable} of {MOVES} attainable)")
+        ratio(f"a slider's move in {unit} units, median", statistics.median(taken), "ms")
 
 
 if __name__ == "__main__":

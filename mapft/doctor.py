@@ -1,0 +1,155 @@
+"""`mapft doctor`: whether this machine has what a run needs, and what each missing part would add."""
+
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, version
+from pathlib import Path
+
+from mapft.playground.cache import cache_folder
+
+EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapft itself
+    "deepspeed": "ZeRO-2 and ZeRO-3 (mapft launch zero2)",
+    "quantization": "a base in 4 or 8 bits (model.quantization=nf4)",
+    "sentiment": "scores of kind sentiment",
+    "format": "JSON schemas in scores of kind format",
+    "tensorboard": "tracking=tensorboard",
+    "dashboard": "mapft dashboard pushed to W&B",
+    "ui": "mapft ui",
+    "sweeps": "hydra/launcher=gpus and slurm, hydra/sweeper=ppo",
+}
+OTHERS = {
+    "flash_attn": "model.attn_implementation=flash_attention_2: pip install flash_attn",
+    "vllm": "nothing: mapft does not generate with it, whose log-probabilities are not those of the policy",
+}
+LEAST_FREE = 5e9  # bytes; the weights of a model come on top
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and the remedy. state: ok, missing (an option), or wrong."""
+
+    what: str
+    found: str
+    state: str = "ok"
+    remedy: str = ""
+
+
+def doctor() -> int:
+    """Print what was found; exit code 0, or 2 where a run could not work."""
+    from rich.console import Console
+    from rich.table import Table
+
+    found = list(findings())
+    table = Table("", "what", "found", "what to do, or what it would add", box=None, pad_edge=False)
+    marks = {"ok": "✓", "missing": "-", "wrong": "✗"}
+    for each in found:
+        table.add_row(marks[each.state], each.what, each.found, each.remedy)
+    Console().print(table)
+    wrong = [each.what for each in found if each.state == "wrong"]
+    print(f"Not as it must be: {', '.join(wrong)}." if wrong else "Everything that a run needs is here.")
+    return 2 if wrong else 0
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that is looked at, in the order of the table."""
+    yield _fits("Python", platform.python_version(), str(metadata("mapft")["Requires-Python"]))
+    yield from _packages()
+    yield from _devices()
+    yield from _folders()
+    yield from _accounts()
+
+
+def _fits(what: str, found: str, wanted: str, extra: str = "") -> Finding:
+    from packaging.specifiers import SpecifierSet
+
+    if SpecifierSet(wanted).contains(found, prereleases=True):
+        return Finding(what, found)
+    return Finding(what, found, "wrong", f"tested with {wanted}: pip install 'mapft{extra}' --upgrade")
+
+
+def _packages() -> Iterator[Finding]:
+    """Required packages against the ranges that mapft is tested with, then the extras."""
+    from packaging.requirements import Requirement
+
+    requirements = [Requirement(text) for text in metadata("mapft").get_all("Requires-Dist") or []]
+    for need in requirements:
+        extra = next((name for name in EXTRAS if need.marker and need.marker.evaluate({"extra": name})), None)
+        if need.marker and extra is None:
+            continue
+        try:
+            yield _fits(need.name, version(need.name), str(need.specifier), f"[{extra}]" if extra else "")
+        except PackageNotFoundError:
+            if extra is None:
+                yield Finding(need.name, "not installed", "wrong", "pip install mapft")
+            else:
+                yield Finding(need.name, "not installed", "missing", f"{EXTRAS[extra]}: pip install 'mapft[{extra}]'")
+    for name, adds in OTHERS.items():
+        try:
+            yield Finding(name, version(name), remedy=adds)
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", "missing", adds)
+
+
+def _devices() -> Iterator[Finding]:
+    """GPUs with memory and precision, or the CPU."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory()
+    yield Finding("CPU", f"{os.cpu_count()} cores, {memory.available / 1e9:.0f} of {memory.total / 1e9:.0f} GB free")
+    for number in range(torch.cuda.device_count()):
+        of, (free, total) = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
+        half = "bf16" if torch.cuda.is_bf16_supported() else "no bf16, so the base is float32"
+        found = f"{of.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, CUDA {torch.version.cuda}, {half}"
+        yield Finding(f"GPU {number}", found)
+    if not torch.cuda.is_available():
+        yield Finding("GPU", "none that torch sees", "missing", "models beyond a few hundred million weights")
+
+
+def _folders() -> Iterator[Finding]:
+    """Where mapft and the Hub's library write."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    for what, folder in (("cache", cache_folder()), ("Hub cache", Path(HF_HUB_CACHE)), ("runs", Path("runs"))):
+        yield _folder(what, folder)
+
+
+def _folder(what: str, folder: Path) -> Finding:
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return Finding(what, f"{folder}: {error.strerror}", "wrong", "make it writable, or name another folder")
+    found = f"{folder}, {free / 1e9:.0f} GB free"
+    return Finding(what, found, *([] if free > LEAST_FREE else ["wrong", f"less than {LEAST_FREE / 1e9:.0f} GB"]))
+
+
+def _accounts() -> Iterator[Finding]:
+    """Whether the Hub and W&B can be asked; keys are never shown."""
+    from huggingface_hub import constants, get_token
+
+    hub = "offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "logged in" if get_token() else "not logged in"
+    needs = "" if hub == "logged in" else "gated models (Llama): hf auth login"
+    yield Finding("Hugging Face Hub", hub, "ok" if hub == "logged in" else "missing", needs)
+    mode = os.environ.get("WANDB_MODE", "online")
+    key = bool(os.environ.get("WANDB_API_KEY")) or _in_netrc("api.wandb.ai")
+    known = mode != "online" or key
+    found = mode if mode != "online" else "logged in" if key else "not logged in"
+    yield Finding("W&B", found, "ok" if known else "missing", "" if known else "tracking=wandb: wandb login")
+
+
+def _in_netrc(host: str) -> bool:
+    import netrc
+
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
