@@ -78,10 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         width = max(map(len, METRICS))
         print("\n".join(f"{name:<{width}}  {what}" for name, what in METRICS.items()))
         return 0
-    if words == ["doctor"]:
-        from mapft.doctor import doctor
-
-        return doctor()
     command, *overrides = words
     debug = "--debug" in overrides
     try:
@@ -94,6 +90,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from mapft.evaluation.sweep import pareto
 
             print(pareto(overrides))
+        elif command == "doctor":
+            from mapft.doctor import doctor
+
+            return doctor()
         elif command == "ui":
             from mapft.ui.service import serve
 
@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         elif command in COMMANDS:
             stage, as_json = COMMANDS[command][0], "--json" in overrides
-            said = masked_command(shlex.join(["mapft", command, *settings]))
+            said = shlex.join(["mapft", command, *map(masked_command, settings)])
             _with_hydra("config", settings, lambda config: _execute(config, stage, as_json, said))
         else:
             raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
@@ -270,11 +270,12 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]
             if sweep:
                 running = hydra.core.hydra_config.HydraConfig.get()
                 claim_gpu(running.launcher._target_)
+                (Path(running.sweep.dir) / "multirun.yaml").unlink(missing_ok=True)  # it holds the words as they are
                 settings.tracking.group = settings.tracking.group or sweep
             return do(settings)
         except Exception as error:
             if sweep:  # the other jobs go on; Hydra raises the first error when all are done
-                _report(error, " ".join(running.overrides.task))
+                _report(error, " ".join(map(masked_command, running.overrides.task)))
                 error.add_note(SAID)
                 raise
             failures.append(error)

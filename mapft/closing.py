@@ -19,7 +19,7 @@ from mapft.evaluation.realized import BASE, TUNED
 from mapft.palette import DualSolution, Palette, adjust, explain
 from mapft.paths import existing_or_hub
 from mapft.sampling.prompts import load_prompts
-from mapft.sampling.store import read_json, stored, write_atomically, write_json, write_text
+from mapft.sampling.store import TEMPORARY, read_json, stored, write_atomically, write_json, write_text
 from mapft.seeding import derive_seed
 from mapft.stages import TRAINING, Run, file_state
 
@@ -330,7 +330,7 @@ def export(run: Run) -> Path:
     if not merged.exists():
         policy, tokenizer = load_policy(run.config.model)
         whole = with_adapter(policy, adapter).merge_and_unload()
-        temporary = run.folder / f".merged.{os.getpid()}.tmp"
+        temporary = run.folder / f".merged.{os.getpid()}{TEMPORARY}"
         whole.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         temporary.rename(merged)

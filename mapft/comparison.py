@@ -150,8 +150,12 @@ def markdown(run: Run, points: dict[str, Any], failed: dict[str, str]) -> str:
 
 
 def _evaluated(run: Run, name: str, way: Way) -> Any:
-    if isinstance(way, ModeConfig):
-        way = PolicyConfig(adapter=str((run if way == run.config.mode else run.variant(way)).train()))
+    if isinstance(way, ModeConfig) and way == run.config.mode:
+        way = PolicyConfig(adapter=str(run.train()))
+    elif isinstance(way, ModeConfig):
+        other = run.variant(way)
+        with other.alone():
+            way = PolicyConfig(adapter=str(other.train()))
     return evaluate_policy(run, name.replace(" ", "_"), way)
 
 

@@ -103,7 +103,7 @@ def _devices() -> Iterator[Finding]:
     yield Finding("CPU", f"{os.cpu_count()} cores, {memory.available / 1e9:.0f} of {memory.total / 1e9:.0f} GB free")
     for number in range(torch.cuda.device_count()):
         of, (free, total) = torch.cuda.get_device_properties(number), torch.cuda.mem_get_info(number)
-        half = "bf16" if torch.cuda.is_bf16_supported() else "no bf16, so the base is float32"
+        half = "bf16" if of.major >= 8 else "no bf16 of its own: model.dtype=float16 or float32"
         found = f"{of.name}, {free / 1e9:.0f} of {total / 1e9:.0f} GB free, CUDA {torch.version.cuda}, {half}"
         yield Finding(f"GPU {number}", found)
     if not torch.cuda.is_available():
@@ -120,16 +120,18 @@ def _folders() -> Iterator[Finding]:
 
 def _folder(what: str, folder: Path) -> Finding:
     there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
     try:
+        while not there.exists():
+            there = there.parent
+        free = shutil.disk_usage(there).free
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
         return Finding(what, f"{folder}: {error.strerror}", "wrong", "make it writable, or name another folder")
     found = f"{folder}, {free / 1e9:.0f} GB free"
-    return Finding(what, found, *([] if free > LEAST_FREE else ["wrong", f"less than {LEAST_FREE / 1e9:.0f} GB"]))
+    if free > LEAST_FREE:
+        return Finding(what, found)
+    return Finding(what, found, "missing", f"{LEAST_FREE / 1e9:.0f} GB hold a small model and its run: free some")
 
 
 def _accounts() -> Iterator[Finding]:

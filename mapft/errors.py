@@ -1,9 +1,10 @@
 """The one exception that is addressed to the user, and what the file system says through other people's."""
 
 import errno
+import os
 import re
 
-NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 
 class UserError(ValueError):
@@ -15,14 +16,16 @@ class UserError(ValueError):
 
 
 def unwritable(error: BaseException | None) -> str:
-    """The sentence for a file that could not be written, whoever tried; empty where that is not what went wrong."""
+    """The sentence for a file that the system would not take or open, whoever tried; empty for any other error."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename} cannot be opened ({error.strerror}); give yourself access, or name another folder."
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         if found := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors
             number = int(found[1])
         if number in NO_ROOM or "failed writing file" in str(error):  # of torch.save
             name = error.filename if isinstance(error, OSError) and error.filename else "A file of the run"
-            why = errno.errorcode[number] if number else "the disk took no more"
+            why = os.strerror(number) if number in NO_ROOM else "the disk took no more"
             return f"{name} cannot be written ({why}); free space or choose output=..., and repeat the command."
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return ""

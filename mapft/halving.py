@@ -19,9 +19,10 @@ R = TypeVar("R")
 class Halving:
     """Calls draw(rows) for the rows of a batch at once, or for half as many at a time where memory runs out.
 
-    `draw` samples with torch.multinomial, one token for each of its rows and step. The halves see the random numbers
-    of their rows in the whole batch, so a response is the same but for the rounding of a pass over fewer rows. What
-    fitted once is where the next batch begins. An error other than memory, or memory for a single row, is raised.
+    `draw` samples with torch.multinomial, one token for each of its rows and step, and draws nothing else (no dropout).
+    The halves see the random numbers of their rows in the whole batch, so a response is the same but for the rounding
+    of a pass over fewer rows. What fitted once is where the next batch begins. An error other than memory, or memory
+    for a single row, is raised. `draw` must leave nothing behind when it raises.
     """
 
     def __init__(self) -> None:
@@ -68,10 +69,14 @@ class _RowsOfWhole(TorchFunctionMode):
         self.part, self.rows, self.steps = part, rows, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func is not torch.multinomial:
-            return func(*args, **(kwargs or {}))
-        self.steps += 1
+            return func(*args, **kwargs)
         p_NK = args[0]
+        assert (args[1] if len(args) > 1 else kwargs["num_samples"]) == 1
+        if not (p_NK.isfinite() & (p_NK >= 0)).all():
+            return func(*args, **kwargs)  # which refuses them
+        self.steps += 1
         noise_BK = p_NK.new_empty(self.rows, p_NK.size(1)).exponential_(1.0)
         return (p_NK / noise_BK[self.part]).argmax(dim=-1, keepdim=True)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import Timeout
+from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -43,7 +43,6 @@ from mapft.rewards import Score, identity, parse
 from mapft.sampling.prompts import Prompt, load_prompts, split
 from mapft.sampling.store import (
     damaged,
-    locked,
     read_json,
     read_table,
     remove_leftovers,
@@ -80,6 +79,8 @@ class Run:
         self.fingerprint = fingerprint(settings, self.files)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
         self.folder = Path(config.run_dir) if config.run_dir else self.root / name
+        if self.root.resolve().is_relative_to(self.folder.resolve()):
+            raise UserError(f"run_dir={config.run_dir} holds output={config.output}; name a folder in or beside that.")
 
     def open(self, command: str = "") -> None:
         """Make the run folder and write down what the run is; refuse a folder that holds another run."""
@@ -117,7 +118,7 @@ class Run:
             yield
             return
         try:
-            held = locked(self.root / "store" / self.folder.name).acquire(timeout=0)
+            held = FileLock(self.folder / ".lock").acquire(timeout=0)
         except Timeout as error:
             raise UserError(
                 f"Another process is at work on {self.folder}; wait for it, or choose another run_dir=."
@@ -290,7 +291,10 @@ class Run:
                 name: self.variant(ScalarizedMode(name="scalarized", weights={name: 1.0}, kl=mode.kl))
                 for name in mode.weights
             }
-            adapters = {name: run.train() for name, run in kept.items()}
+            adapters = {}
+            for name, run in kept.items():
+                with run.alone():
+                    adapters[name] = run.train()
             baselines.average(config.model, adapters, mode.weights, folder)
             return None
         if isinstance(mode, DPOMode):

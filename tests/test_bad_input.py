@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from mapft.cli import main
 from tests import worlds
-from tests.test_cli import SMALL, own
+from tests.worlds import SMALL, own
 
 # Overrides of a run that is right without them, and words of the sentence.
 SETTINGS = [
@@ -148,7 +148,7 @@ SCORES = [
     ("'+rewards.judge.template=\"{question}\"'", "takes {prompt} and {response}"),
     ("+rewards.judge.max_tokens=0", "rewards.judge.max_tokens=0 is out of range"),
     ("+rewards.judge.batch_tokens=0", "rewards.judge.batch_tokens=0 is out of range"),
-    ("+rewards.judge.dtype=float99", "float99"),
+    ("+rewards.judge.dtype=float99", "rewards.judge.dtype=float99 is unknown; use one of auto"),
     ("rewards.judge.path={model}", "lacks weights"),
     ("rewards.judge.path={tmp}", "holds no"),
     ("rewards.vowels.target=tests.worlds:nothing", "tests.worlds:nothing cannot be imported"),
@@ -188,7 +188,7 @@ MODELS = [
     ("model.adapter={empty}", "holds no adapter that fits the model"),
     ("model.adapter={model}", "holds no adapter that fits the model"),
     ("model.attn_implementation=magic", "magic"),
-    ("adapter.target_modules=nothing_like_it", "nothing_like_it"),
+    ("adapter.target_modules=nothing_like_it", "names no layer of"),
 ]
 # What the prompt file holds, its ending, and words of the sentence.
 PROMPTS = [
@@ -239,14 +239,14 @@ SCORE_FILES = [
 ]
 # What somebody has done to a file of a finished run, and words of the sentence.
 DAMAGED = [
-    ("config.json", b"", "config.json"),
-    ("config.json", b'{"fingerprint": ', "config.json"),
-    ("samples.parquet", b"PAR1", "samples.parquet"),
-    ("scores.parquet", b"", "scores.parquet"),
-    ("solution.json", b"[1]", "solution.json"),
-    ("solution.json", b'{"solution": {}}', "solution.json"),
-    ("training.json", b"{", "training.json"),
-    ("evaluation.json", b"{", "evaluation.json"),
+    ("config.json", b"", "config.json is not as it was written"),
+    ("config.json", b'{"fingerprint": ', "config.json is not as it was written"),
+    ("samples.parquet", b"PAR1", "samples.parquet is not as it was written"),
+    ("scores.parquet", b"", "scores.parquet is not as it was written"),
+    ("solution.json", b"[1]", "solution.json is not as it was written"),
+    ("solution.json", b'{"solution": {}}', "solution.json is not as it was written"),
+    ("training.json", b"{", "training.json is not as it was written"),
+    ("evaluation.json", b"{", "evaluation.json is not as it was written"),
     ("adapter/adapter_model.safetensors", b"\x00" * 40, "holds no adapter that fits the model"),
 ]
 COMMANDS = [
@@ -389,10 +389,24 @@ def test_damaged_runs(place, refused, tmp_path, name, content, expected):
     shutil.copytree(place.run, run)
     (run / name).write_bytes(content)
     if name.startswith("adapter"):
-        shutil.rmtree(place.output / "store" / "none", ignore_errors=True)
         (run / "evaluation.json").unlink()
     refused(["run", *place.overrides, f"run_dir={run}"], expected)
     assert (run / name).read_bytes() == content, "what is damaged is for the user to look at"
+
+
+def test_the_remedy_for_a_damaged_table_works(place, refused, tmp_path):
+    """The run's copy is gone and the store's is damaged; moved away as the sentence says, it is drawn again."""
+    output = tmp_path / "runs"
+    shutil.copytree(place.output, output)
+    overrides = [*place.overrides, f"output={output}", f"run_dir={output / 'run'}"]
+    [table] = output.glob("store/samples-*/data.parquet")
+    before = table.read_bytes()
+    table.write_bytes(before[: len(before) // 2])
+    (output / "run" / "samples.parquet").unlink()
+    refused(["sample", *overrides], f"{table} is not as it was written")
+    table.rename(tmp_path / "moved.parquet")
+    assert main(["sample", *overrides]) == 0
+    assert table.read_bytes() == before
 
 
 def test_a_run_folder_of_other_settings(place, refused):

@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from mapft.cli import main
 from mapft.glossary import METRICS
-from mapft.sampling.store import locked
 from mapft.tracking.lines import JsonLines
 from tests import worlds
+from tests.worlds import SMALL, own
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +30,6 @@ def world(tmp_path_factory):
 def entries(store):
     """What a store of samples and scores holds, its locks left out."""
     return [path for path in store.iterdir() if not path.name.startswith(".")]
-
-
-def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowels=0.6") -> list[str]:
-    """Overrides for a model, prompts and rewards that are not the playground's."""
-    return [
-        "experiment=own",
-        f"model.path={world['model']}",
-        f"data.path={world['prompts']}",
-        "data.column=question",
-        "rewards=[]",
-        "+rewards.vowels.kind=function",
-        "+rewards.vowels.target=tests.worlds:vowels",
-        "+rewards.judge.kind=classifier",
-        f"+rewards.judge.path={world['judge']}",
-        "palette=custom",
-        palette,
-        f"output={output}",
-        "sampling.max_new_tokens=8",
-        *more,
-    ]
-
-
-SMALL = [
-    "trainer.total_episodes=128",
-    "trainer.per_device_train_batch_size=16",
-    "trainer.num_mini_batches=2",
-    "evaluation.samples_per_prompt=4",
-]
 
 
 def test_help_and_import_do_not_load_torch():
@@ -90,12 +63,12 @@ def test_the_main_job_on_a_model_prompts_and_rewards_of_the_users_own(world, tmp
     for artifact in ("config.json", "samples.parquet", "scores.parquet", "solution.json", "report.md", "logs.jsonl"):
         assert (folder / artifact).stat().st_size > 0
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     assert main(arguments) == 0
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
     assert capfd.readouterr().out.count("Promised and realized") == 1
     assert main([*arguments, "evaluation.samples_per_prompt=8", "evaluation.confidence=0.5"]) == 0
-    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     changed = {path.name for path in after if path.is_file() and after[path] != before.get(path)}
     tables = {f"evaluation_{name}.parquet" for name in ("base", "tuned", "decoding")}
     pictures = {path.name for path in (folder / "figures").iterdir()}
@@ -240,7 +213,7 @@ def test_two_commands_do_not_work_on_one_run_at_a_time(world, tmp_path, capfd):
     arguments = own(world, tmp_path)
     assert main(["score", *arguments]) == 0
     [folder] = tmp_path.glob("run-*")
-    with locked(tmp_path / "store" / folder.name):
+    with FileLock(folder / ".lock"):
         assert main(["solve", *arguments]) == 2
     assert f"Another process is at work on {folder}" in capfd.readouterr().err
     assert main(["solve", *arguments]) == 0

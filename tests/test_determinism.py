@@ -10,7 +10,7 @@ from mapft import seeding
 from mapft.cli import main
 from mapft.seeding import derive_seed
 from tests import worlds
-from tests.test_cli import SMALL, own
+from tests.worlds import SMALL, own
 
 ARTIFACTS = [
     "samples.parquet",

@@ -12,7 +12,7 @@ from mapft.cli import main
 from mapft.errors import UserError
 from mapft.paths import shipped
 from tests import worlds
-from tests.test_cli import SMALL, own
+from tests.worlds import SMALL, own
 
 
 @pytest.mark.parametrize(("gpus", "processes", "precision"), [(0, "1", "no"), (4, "4", "bf16")])

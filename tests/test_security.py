@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -17,7 +18,7 @@ from mapft.rewards import parse
 from mapft.rewards.function import TRUST, trusted
 from mapft.rewards.server import RewardServer
 from tests import worlds
-from tests.test_cli import SMALL, own
+from tests.worlds import SMALL, own
 
 PLANTED = {name: f"planted-{name.lower()}-0451" for name in ("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY")}
 
@@ -52,7 +53,11 @@ def test_secrets_are_in_nothing_that_a_run_leaves_or_prints(tmp_path, monkeypatc
         server.shutdown()
     server.server_close()
     assert main(["score", *overrides, "seed=1", f"run_dir={tmp_path / 'out' / 'again'}", "--debug"]) == 2
+    assert main(["score", "-m", *overrides, f"run_dir={tmp_path / 'out' / 'swept'}", "seed=2,3"]) == 2
     printed = "".join(capfd.readouterr())
+    printed = "".join(
+        line for line in printed.splitlines(True) if not line.startswith("Error executing job")
+    )  # Hydra's
     assert "http://me:***@127.0.0.1" in printed
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert {".json", ".html", ".md", ".parquet", ".wandb", ".safetensors"} <= {path.suffix for path in files}
@@ -110,13 +115,16 @@ def test_trust_is_said_aloud(tmp_path, capfd):
 
 
 def test_requests_are_limited_in_rate(monkeypatch):
+    now = SimpleNamespace(monotonic=lambda: 0.0)  # no time passes, so nothing is filled up
+    monkeypatch.setattr("mapft.rewards.server.time", now)
     monkeypatch.setattr(RewardServer, "rate", 5.0)
     with RewardServer(parse({"vowels": {"kind": "function", "target": "tests.worlds:vowels"}})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         statuses = [httpx.get(url, trust_env=False).status_code for _ in range(12)]
-        assert statuses[:5] == [200] * 5
-        assert 429 in statuses
+        assert statuses == [200] * 5 + [429] * 7
+        now.monotonic = lambda: 1.0
+        assert httpx.get(url, trust_env=False).status_code == 200
         other = httpx.HTTPTransport(local_address="127.0.0.2")
         with httpx.Client(transport=other) as client:
             assert client.get(url).status_code == 200

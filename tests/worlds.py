@@ -92,3 +92,31 @@ def counted(prompts: list[str], completions: list[str], **_: object) -> list[flo
 def broken(prompts: list[str], completions: list[str], **_: object) -> list[float]:
     """A score that fails at the third response."""
     return [float("nan") if i == 2 else 0.0 for i in range(len(completions))]
+
+
+SMALL = [
+    "trainer.total_episodes=128",
+    "trainer.per_device_train_batch_size=16",
+    "trainer.num_mini_batches=2",
+    "evaluation.samples_per_prompt=4",
+]
+
+
+def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowels=0.6") -> list[str]:
+    """Overrides for a model, prompts and rewards that are not the playground's."""
+    return [
+        "experiment=own",
+        f"model.path={world['model']}",
+        f"data.path={world['prompts']}",
+        "data.column=question",
+        "rewards=[]",
+        "+rewards.vowels.kind=function",
+        "+rewards.vowels.target=tests.worlds:vowels",
+        "+rewards.judge.kind=classifier",
+        f"+rewards.judge.path={world['judge']}",
+        "palette=custom",
+        palette,
+        f"output={output}",
+        "sampling.max_new_tokens=8",
+        *more,
+    ]

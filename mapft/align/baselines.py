@@ -30,6 +30,7 @@ from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
+from mapft.sampling.store import TEMPORARY
 from mapft.seeding import derive_seed
 from mapft.tracking.lines import JsonLines
 
@@ -107,7 +108,7 @@ def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[s
     shares = [weights[name] / total for name in adapters]
     policy.add_weighted_adapter(list(adapters), shares, "soup", combination_type="cat")
     policy.peft_config["soup"].use_rslora = False  # its scale is in the factors now
-    temporary = run / f".{ADAPTER}.tmp"
+    temporary = run / f".{ADAPTER}{TEMPORARY}"
     policy.save_pretrained(str(temporary), selected_adapters=["soup"])
     (temporary / "soup").rename(run / ADAPTER)
     shutil.rmtree(temporary)

@@ -21,6 +21,7 @@ from mapft.ppo.checkpoint import newest_whole
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
+from mapft.sampling.store import TEMPORARY
 from mapft.tracking.lines import JsonLines, LevelBar
 from mapft.tracking.trackers import Tracking
 
@@ -93,7 +94,7 @@ def fit(
 
 def save_adapter(trainer: PPOTrainer, adapter: Path) -> None:
     """The trained adapter alone, whole or not at all."""
-    temporary = adapter.with_name(f".{adapter.name}.tmp")
+    temporary = adapter.with_name(f".{adapter.name}{TEMPORARY}")
     trainer.save_model(str(temporary))
     if trainer.accelerator.is_main_process:
         shutil.rmtree(temporary / "ref", ignore_errors=True)  # the reference's, which is where it was

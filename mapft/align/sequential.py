@@ -32,7 +32,7 @@ from mapft.rewards.loader import RewardModels
 from mapft.sampling.generate import draw, tokenize
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
-from mapft.sampling.store import read_json, write_atomically, write_json
+from mapft.sampling.store import TEMPORARY, read_json, write_atomically, write_json
 from mapft.seeding import derive_seed
 
 STAGES = "sequential.json"  # in the run folder: what every stage did, and why there are no more
@@ -107,7 +107,7 @@ class Sequential:
             none = dict.fromkeys(order[:1], 0.0)
             fit(self.config, models, Aim(none, none, self.targets, self.sd), self.prompts, self.run)
         elif PartialState().is_main_process and not (self.run / ADAPTER).exists():
-            temporary = self.run / f".{ADAPTER}.tmp"
+            temporary = self.run / f".{ADAPTER}{TEMPORARY}"
             shutil.copytree(self.run / trained[-1].folder / ADAPTER, temporary, dirs_exist_ok=True)
             temporary.rename(self.run / ADAPTER)
         return dict.fromkeys(self.scores, 0.0) | {stage.value: stage.lam for stage in stages}

@@ -22,6 +22,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from mapft.palette import DualSolution, RewardMatrix, pareto_front
+from mapft.sampling.store import TEMPORARY
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
 TARGET: dict[str, Any] = {"color": "0.35", "linestyle": "--", "linewidth": 1}
@@ -234,7 +235,7 @@ def save(figure: Figure, folder: Path, name: str) -> None:
     """folder/name.svg and folder/name.png, whole or not at all; the figure is closed."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("svg", "png"):
-        temporary = folder / f".{name}.{kind}.tmp"
+        temporary = folder / f".{name}.{kind}{TEMPORARY}"
         figure.savefig(temporary, dpi=150, format=kind)
         temporary.replace(folder / f"{name}.{kind}")
     plt.close(figure)

@@ -120,7 +120,7 @@ def _stacked(scores: list[NDArray[Any]], rows: int) -> NDArray[np.float64]:
 
 def _write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.mapft-tmp")
     try:
         write(temporary)
         temporary.replace(path)

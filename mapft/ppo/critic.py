@@ -134,7 +134,7 @@ class Critic(nn.Module):
     def save(self, folder: Path) -> None:
         """Weights and optimizer beside the adapter of a checkpoint; the optimizer, renamed into place, comes last."""
         save_file(self.state_dict(), folder / WEIGHTS)
-        temporary = folder / f".{OPTIMIZER}.tmp"
+        temporary = folder / f".{OPTIMIZER}.mapft-tmp"
         torch.save(self.optimizer.state_dict(), temporary)
         temporary.replace(folder / OPTIMIZER)
 

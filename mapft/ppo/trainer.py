@@ -213,10 +213,12 @@ class PPOTrainer(GRPOTrainer):
                 completion_ids = single_turn(some, *args, **kwargs)[0]
             return completion_ids, drawn.log_probs(completion_ids)
 
-        if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():  # generation gathers weights, as often in each process
-            parts = [draw(prompt_ids)]
-        else:
-            parts = self._in_parts(prompt_ids, draw)
+        # TRL switches checkpointing off to generate, and forgets to switch it on again where that raises.
+        with disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            if self.is_fsdp_enabled or is_deepspeed_zero3_enabled():  # weights are gathered, as often in each process
+                parts = [draw(prompt_ids)]
+            else:
+                parts = self._in_parts(prompt_ids, draw)
         logprobs = [row for _, found in parts for row in found]
         return [ids for completions, _ in parts for ids in completions], logprobs or None
 

@@ -43,12 +43,7 @@ class FunctionScore:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        module = self.target.partition(":")[0]
-        if not trusted(module):
-            raise UserError(
-                f"target={self.target} names code that is neither in the current folder nor on PYTHONPATH, which "
-                f"settings may not run by themselves; set {TRUST}={module.partition('.')[0]} if you trust it."
-            )
+        _refuse_untrusted(self.target, self.target.partition(":")[0])
         if self.timeout is not None and self.timeout <= 0:
             raise UserError(f"timeout={self.timeout} is out of range; give seconds above 0, or null.")
 
@@ -82,9 +77,13 @@ class FunctionScorer:
         module, _, attribute = settings.target.partition(":")
         try:
             target, given = getattr(importlib.import_module(module), attribute), settings.arguments
+            if inspect.isroutine(target) or inspect.isclass(target):  # it may have been imported from elsewhere
+                _refuse_untrusted(settings.target, target.__module__ or "builtins")
             self.function: Callable[..., Any] = (
                 target(**given) if isinstance(target, type) else partial(target, **given)
             )
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(
                 f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
@@ -144,21 +143,30 @@ class FunctionScorer:
             ) from error
 
 
+def _refuse_untrusted(target: str, module: str) -> None:
+    if not trusted(module):
+        raise UserError(
+            f"target={target} names code that is neither in the current folder nor on PYTHONPATH, which settings may "
+            f"not run by themselves; set {TRUST}={module.partition('.')[0]} if you trust it."
+        )
+
+
 def trusted(module: str) -> bool:
     """Whether settings may name code of this module; nothing is imported to find out."""
     package = module.partition(".")[0]
     allowed = [*TRUSTED, *filter(None, os.environ.get(TRUST, "").replace(" ", "").split(","))]
-    if package == "__main__" or any(module == name or module.startswith(f"{name}.") for name in allowed):
+    if any(module == name or module.startswith(f"{name}.") for name in allowed):
         return True
     try:
         found = importlib.util.find_spec(package)
-    except (ValueError, ImportError):
-        found = None
+    except (ValueError, ImportError):  # a module without a file, such as __main__
+        return not package
     if found is None:
         return True  # there is no such code; loading says so
     places = found.submodule_search_locations or ([str(found.origin)] if found.has_location else [])
     reach = [Path.cwd(), *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
-    return any(Path(place).resolve().parent == folder.resolve() for place in places for folder in reach)
+    near = [any(Path(place).resolve().parent == folder.resolve() for folder in reach) for place in places]
+    return bool(near) and all(near)
 
 
 async def _awaited(given: Any) -> Any:

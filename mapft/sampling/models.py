@@ -134,5 +134,7 @@ def base_policy(tuned: Any) -> Iterator[Any]:
             yield tuned
         return
     tuned.set_adapter("default")
-    yield tuned
-    tuned.set_adapter(TUNED)
+    try:
+        yield tuned
+    finally:
+        tuned.set_adapter(TUNED)

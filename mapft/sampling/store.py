@@ -19,12 +19,14 @@ from mapft.config import fingerprint
 from mapft.errors import UserError
 from mapft.masking import masked
 
+TEMPORARY = ".mapft-tmp"  # ends the name of a file or folder that is being written
+
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write to a neighbouring temporary file, then rename; a killed write leaves the old file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
         try:
             write(temporary)
             temporary.replace(path)
@@ -73,6 +75,8 @@ def read_table(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:  # of the file system, not of what the file holds
+            raise
         raise damaged(path, error) from error
 
 
@@ -100,7 +104,7 @@ def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[
     data, manifest = entry / "data.parquet", entry / "manifest.json"
     with locked(entry):
         remove_leftovers(entry)
-        if not manifest.exists():
+        if not (manifest.exists() and data.exists()):
             table = make()
             write_atomically(data, lambda temporary: table.to_parquet(temporary, index=False))
             write_json(manifest, masked({"kind": kind, "rows": len(table), **depends_on}))
@@ -109,7 +113,7 @@ def stored(root: Path, kind: str, depends_on: Mapping[str, Any], make: Callable[
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed writes have left in a folder that no other process writes to."""
-    for path in list(folder.rglob(".*.tmp")):
+    for path in list(folder.rglob(f".*{TEMPORARY}")):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -50,24 +50,18 @@ def digest(scores_N: np.ndarray) -> str:
 
 def settings(world: dict[str, Path], output: Path) -> list[str]:
     """Two values, six PPO iterations with a checkpoint after each, a refinement after every second."""
-    return [
-        "experiment=own",
-        f"model.path={world['model']}",
-        f"data.path={world['prompts']}",
-        "data.column=question",
-        "rewards=[]",
-        "+rewards.vowels={kind: function, target: tests.faults.victim:logged}",
-        f"+rewards.judge={{kind: classifier, path: {world['judge']}}}",
-        "palette=custom",
-        "+palette.quantiles={vowels: 0.6, judge: 0.55}",
+    return worlds.own(
+        world,
+        output,
+        "rewards.vowels.target=tests.faults.victim:logged",
+        "+palette.quantiles.judge=0.55",
         f"run_dir={output / 'run'}",
-        f"output={output}",
-        "sampling={max_new_tokens: 8, batch_size: 16, samples_per_prompt: 64}",
+        "sampling={batch_size: 16, samples_per_prompt: 64}",
         "trainer={total_episodes: 192, per_device_train_batch_size: 16, num_mini_batches: 2, num_ppo_epochs: 1}",
         "trainer.save_steps=1",
         "refine.every=2",
         "evaluation={samples_per_prompt: 32, bootstrap: 200}",
-    ]
+    )
 
 
 class Victim:

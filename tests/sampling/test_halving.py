@@ -8,11 +8,13 @@ import sys
 import pandas as pd
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from mapft.config import ModelConfig, SamplingConfig
 from mapft.halving import Halving
+from mapft.sampling import generate
 from mapft.sampling.generate import draw, tokenize
-from mapft.sampling.models import load_policy
+from mapft.sampling.models import TUNED, load_policy
 from tests.ppo import tabular
 from tests.ppo.test_trainer import LAM, make_trainer
 
@@ -34,9 +36,10 @@ def limit(model, rows: int) -> list[int]:
 
     def generate(*args, **kwargs):
         sizes.append(len(kwargs["input_ids"] if "input_ids" in kwargs else args[0]))
-        if sizes[-1] > rows:
+        answer = whole(*args, **kwargs)
+        if sizes[-1] > rows:  # after it has drawn, as memory runs out in the middle
             raise SHORT
-        return whole(*args, **kwargs)
+        return answer
 
     model.generate = generate
     return sizes
@@ -86,6 +89,55 @@ def test_training_in_halves_is_training(tmp_path):
     assert sizes[:3] == [256, 128, 64]
     for (name, one), (_, two) in zip(whole.model.named_parameters(), halved.model.named_parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_checkpointing_is_on_again_after_memory_was_short(tmp_path):
+    reward = tabular.TableReward(tabular.scores() @ LAM)
+    settings = {"num_mini_batches": 1, "per_device_train_batch_size": 256, "gradient_checkpointing": True}
+    trainer = make_trainer(tmp_path, [reward], **settings)
+    limit(trainer.model.base_model.model, 100)
+    seen, compute_loss = set(), trainer.compute_loss
+
+    def watched(model, *args, **kwargs):
+        seen.add(model.is_gradient_checkpointing)
+        return compute_loss(model, *args, **kwargs)
+
+    trainer.compute_loss = watched
+    trainer.train()
+    assert seen == {True}
+
+
+def test_memory_that_is_short_for_the_base_policy_leaves_the_adapter_on(tmp_path, world, monkeypatch):
+    """A policy whose p0 has an adapter too; the pass of p0 fails once, and nothing is drawn from p0 after it."""
+    policy, tokenizer, prompts = world
+    shape = LoraConfig(r=4, init_lora_weights=False, target_modules="all-linear", exclude_modules=["lm_head"])
+    tuned = get_peft_model(policy, shape)
+    tuned.add_adapter(TUNED, shape)
+    tuned.set_adapter(TUNED)
+    sampling = SamplingConfig(max_new_tokens=3, batch_size=100)
+    whole = draw(tuned.eval(), tokenizer, prompts, sampling, 10, seed=3, measure_kl=True)
+    calls, log_prob = [], generate.log_prob
+
+    def short_once(*args, **kwargs):
+        calls.append(tuned.active_adapter)
+        if len(calls) == 2:
+            raise SHORT
+        return log_prob(*args, **kwargs)
+
+    monkeypatch.setattr(generate, "log_prob", short_once)
+    parts = draw(tuned, tokenizer, prompts, sampling, 10, seed=3, measure_kl=True)
+    assert calls[:2] == [TUNED, "default"]
+    pd.testing.assert_frame_equal(parts, whole, check_exact=False, atol=1e-5)
+
+
+def test_probabilities_that_are_none_are_refused_in_halves_too():
+    def draw_nan(rows):
+        if len(rows) == 4:
+            raise SHORT
+        return torch.multinomial(torch.full((len(rows), 3), torch.nan), num_samples=1)
+
+    with pytest.raises(RuntimeError, match="probability tensor contains"):
+        Halving()([1, 2, 3, 4], draw_nan)
 
 
 LIMITED = """

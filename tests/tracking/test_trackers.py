@@ -12,8 +12,8 @@ from mapft.cli import main
 from mapft.glossary import METRICS
 from mapft.tracking import trackers
 from tests import worlds
-from tests.test_cli import SMALL, own
 from tests.tracking.wandb_file import read
+from tests.worlds import SMALL, own
 
 
 @pytest.fixture(scope="module")

@@ -50,9 +50,11 @@ def serving(scores):
             break
         assert server.poll() is None, "the page's server ended"
         time.sleep(0.1)
-    yield url
-    server.terminate()
-    server.wait()
+    try:
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +84,24 @@ def browsing(url):
         page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
         page.goto(url)
         page.wait_for_selector("#verdict .yes")
-        yield page, complaints
-        browser.close()
+        try:
+            yield page, complaints
+        finally:
+            browser.close()
 
 
 @pytest.fixture
 def browsed(served):
     with browsing(served) as seen:
         yield seen
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{run}/config.json", "{run}/../run-mine-0/samples.parquet"])
+def test_no_request_reads_a_file(served, run, path):
+    for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/../../../../../.."):
+        answer = httpx.get(served + route + path.format(run=run))
+        assert answer.status_code in (400, 403, 404, 405)
+        assert b"root:" not in answer.content
 
 
 def outside(url: str) -> bool:
