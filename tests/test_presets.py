@@ -105,15 +105,15 @@ def test_presets_run_from_samples_to_lambda(models, datasets, tmp_path, capfd, m
     overrides += [
         "sampling.max_new_tokens=6",
         "sampling.samples_per_prompt=32",
-        f"run_dir={tmp_path}",
+        f"run_dir={tmp_path / 'run'}",
         f"output={tmp_path}",
     ]
     assert main(["solve", *overrides, "--json"]) == 0, capfd.readouterr().err
     solution = json.loads(capfd.readouterr().out)
     assert list(solution["lam"]) == list(values)
-    assert len(pd.read_parquet(tmp_path / "samples.parquet")["prompt"].unique()) >= 6
+    assert len(pd.read_parquet(tmp_path / "run/samples.parquet")["prompt"].unique()) >= 6
     assert solution["status"] == "optimal"
-    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    scores = pd.read_parquet(tmp_path / "run/scores.parquet")
     assert list(scores.columns) == ["prompt_id", *values]
     assert (scores[list(values)].std() > 0).sum() >= len(values) - 1  # diversity of six tokens may be constant
 
