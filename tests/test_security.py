@@ -116,8 +116,8 @@ def test_trust_is_said_aloud(tmp_path, capfd):
 
 def test_requests_are_limited_in_rate(monkeypatch):
     now = SimpleNamespace(monotonic=lambda: 0.0)  # no time passes, so nothing is filled up
-    monkeypatch.setattr("mapft.rewards.server.time", now)
-    monkeypatch.setattr(RewardServer, "rate", 5.0)
+    monkeypatch.setattr("mapft.serving.time", now)
+    monkeypatch.setattr("mapft.rewards.server.RATE", 5.0)
     with RewardServer(parse({"vowels": {"kind": "function", "target": "tests.worlds:vowels"}})) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"

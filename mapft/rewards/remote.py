@@ -14,6 +14,7 @@ import numpy as np
 
 from mapft.errors import UserError
 from mapft.rewards.held import encodable
+from mapft.serving import is_loopback
 
 TOKEN = "MAPFT_REWARD_TOKEN"  # name of the environment variable that holds the server's token
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try; each further wait is twice as long
@@ -151,11 +152,6 @@ class RemoteScorer:
                 f"rewards.{self.name}: {self.settings.url} gave {len(numbers)} scores for {count} responses."
             )
         return numbers
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 def _sentence(body: bytes) -> str:

@@ -13,7 +13,6 @@ import os
 import select
 import socket
 import threading
-import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -23,9 +22,9 @@ from mapft.config import Residency
 from mapft.errors import UserError
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.rewards.remote import TOKEN, is_loopback
+from mapft.rewards.remote import TOKEN
+from mapft.serving import Rate, is_loopback
 
-MOST_ADDRESSES = 1024  # whose rate is remembered
 MOST_BYTES = 64 * 2**20  # of one request
 MOST_ROWS = 4096  # responses in one request
 MOST_REQUESTS = 16  # read or waiting at a time
@@ -36,7 +35,6 @@ class RewardServer(ThreadingHTTPServer):
     """Serves `scores`, all loaded beforehand, until `shutdown`; the port is chosen when it is 0 (server_address)."""
 
     daemon_threads = True
-    rate = RATE
 
     def __init__(self, scores: Mapping[str, Score], host: str = "127.0.0.1", port: int = 0):
         self.token = os.environ.get(TOKEN, "").strip()
@@ -47,23 +45,12 @@ class RewardServer(ThreadingHTTPServer):
         self.models = RewardModels(scores, Residency.auto)
         self.models.load()
         self.scoring, self.room = threading.Lock(), threading.BoundedSemaphore(MOST_REQUESTS)
-        self.counting, self.tokens = threading.Lock(), dict[str, tuple[float, float]]()
+        self.rate = Rate(RATE)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UserError(f"{host}:{port} cannot be served on ({error}); choose another port.") from error
-
-    def too_fast(self, address: str) -> bool:
-        """A bucket of `rate` tokens for each address, filled with as many a second; every request takes one."""
-        now = time.monotonic()
-        with self.counting:
-            left, then = self.tokens.pop(address, (self.rate, now))
-            left = min(self.rate, left + (now - then) * self.rate)
-            self.tokens[address] = (left - 1 if left >= 1 else left, now)
-            while len(self.tokens) > MOST_ADDRESSES:  # the one that has asked longest ago
-                del self.tokens[next(iter(self.tokens))]
-        return left < 1
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -120,8 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self._answer(200, {"scores": scores.tolist()})
 
     def _allowed(self) -> bool:
-        if self.server.too_fast(self.client_address[0]):
-            self._refuse(429, f"More than {self.server.rate:g} requests a second come from your address; ask later.")
+        if self.server.rate.exceeded(self.client_address[0]):
+            self._refuse(429, f"More than {RATE:g} requests a second come from your address; ask later.")
             return False
         sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if self.server.token and not hmac.compare_digest(sent.encode(), self.server.token.encode()):

@@ -18,6 +18,7 @@ from mapft.ui.board import UNITS, WAYS, Board
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a palette; it becomes a file's name
 FREE = 0.7  # quantile that a slider begins at
 LONGEST = 120  # letters of a prompt in the list
+WAITING = 64  # moves that wait for their answer; a browser sends the next one when it has the last
 WAY_OF = {"quantile": "quantiles", "sd": "sd", "absolute": "absolute"}  # of conf/palette
 
 
@@ -196,7 +197,7 @@ class Page:
                 )
             save.click(self.save, [name_box, unit_before, *ticks, *sliders], [said, chosen], **quiet)
             load.click(self.load, [chosen], [unit, unit_before, *ticks, *sliders, name_box], **quiet)
-        return page
+        return page.queue(max_size=WAITING)
 
     def _nearest_and_unit(self, how: str, *args: Any) -> list[Any]:
         unit, *sliders = self.nearest(how, *args)

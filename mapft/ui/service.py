@@ -3,6 +3,7 @@
 import csv
 import os
 import shlex
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from pyarrow import ArrowInvalid, parquet
 from mapft.errors import UserError
 from mapft.palette import RewardMatrix
 from mapft.sampling.store import read_json, read_table
+from mapft.serving import is_loopback
 from mapft.ui.board import Board
 
 PASSWORD = "MAPFT_UI_PASSWORD"  # the variable that holds it; words of a command are seen by everyone on the machine
 USER = "mapft"
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PORTS = range(7860, 7960)  # gradio's own
 TEXTS = ("prompt", "response")
 PALETTES = "palettes"  # beside the scores
 
@@ -25,28 +27,33 @@ PALETTES = "palettes"  # beside the scores
 def serve(words: Sequence[str]) -> None:
     """Serve until stopped. words: the path, and --host, --port with their values."""
     page, options = page_of(words)
-    print(f"The palette page is at http://{options['server_name']}:{options['server_port'] or 7860}", flush=True)
-    page.launch(**options)
+    _, address, _ = page.launch(**options, prevent_thread_lock=True)
+    print(f"The palette page is at {address}", flush=True)
+    page.block_thread()
 
 
 def page_of(words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """(gradio blocks, options of launch). Raises UserError for wrong words and an open host without password."""
     path, host, port = _words(words)
     password = os.environ.get(PASSWORD)
-    if host not in LOOPBACK and not password:
+    if not is_loopback(host) and not password:
         raise UserError(f"--host {host} opens the page to other machines; set a password in {PASSWORD} (user {USER}).")
+    port = _free(host, port)
     board, folder, command = open_scores(path)
     try:
         import gradio
+        from starlette.middleware import Middleware
     except ImportError as error:
         raise UserError("mapft ui needs gradio; pip install 'mapft[ui]'.") from error
     from mapft.ui.drawing import STYLE
+    from mapft.ui.gate import Gate
     from mapft.ui.page import Page
 
     options: dict[str, Any] = {
         "server_name": host,
         "server_port": port,
         "auth": (USER, password) if password else None,
+        "app_kwargs": {"middleware": [Middleware(Gate, loopback=is_loopback(host))]},
         "share": False,
         "quiet": True,
         "theme": gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
@@ -55,6 +62,20 @@ def page_of(words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
         "ssr_mode": False,
     }
     return Page(board, folder, command).build(), options
+
+
+def _free(host: str, port: int | None) -> int:
+    """The port, or where none is asked for the first free one; UserError where the page cannot be served there."""
+    for number in [port] if port else PORTS:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind((host, number))
+                return number
+            except (OSError, UnicodeError) as error:
+                why = error
+    where = port or f"{PORTS.start} to {PORTS.stop - 1}"
+    raise UserError(f"The page cannot be served on {host}:{where} ({why}); choose another --port or --host.")
 
 
 def _words(words: Sequence[str]) -> tuple[Path, str, int | None]:

@@ -1,5 +1,6 @@
 """The page in a real browser, from a run folder made on disk. Truth: `Board`, and what is on disk."""
 
+import asyncio
 import json
 import shutil
 import socket
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import SimpleNamespace
 from urllib.parse import urlparse
 
 import httpx
@@ -17,6 +19,7 @@ import yaml
 from mapft.errors import UserError
 from mapft.palette import Palette, RewardMatrix, adjust, solve_dual
 from mapft.ui.board import WAYS
+from mapft.ui.gate import MOST_BYTES, Gate
 from mapft.ui.service import open_scores, page_of
 from tests.ui.test_board import matrix
 
@@ -103,6 +106,56 @@ def test_no_request_reads_a_file(served, run, path):
         answer = httpx.get(served + route + path.format(run=run))
         assert answer.status_code in (400, 403, 404, 405)
         assert b"root:" not in answer.content
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "request_", "status"),
+    [
+        ("POST", "/gradio_api/upload", {"files": {"files": b"x" * 100}}, 404),
+        ("POST", "/gradio_api/queue/join", {"content": b"x" * (MOST_BYTES + 1)}, 413),
+        ("POST", "/gradio_api/queue/join", {"content": iter([b"x"])}, 411),
+        ("GET", "/gradio_api/proxy=http://127.0.0.1", {}, 404),
+        ("GET", "/gradio_api/info", {}, 404),
+        ("GET", "/monitoring", {}, 404),
+        ("DELETE", "/", {}, 404),
+        ("GET", "/assets/../config", {"headers": {"host": "evil.example"}}, 421),
+        ("GET", "/", {"headers": {"host": "evil.example:7860"}}, 421),
+        ("GET", "/", {"headers": {"host": "127.0.0.1.evil.example"}}, 421),
+        ("GET", "/", {"headers": {"host": "localhost:1"}}, 200),
+        ("HEAD", "/", {}, 200),
+    ],
+)
+def test_the_page_answers_only_what_it_asks(served, method, path, request_, status):
+    answer = httpx.request(method, served + path, **request_)
+    assert answer.status_code == status, answer.text
+
+
+def test_requests_to_the_page_are_limited_in_rate(monkeypatch):
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    now = SimpleNamespace(monotonic=lambda: 0.0)  # no time passes, so nothing is filled up
+    monkeypatch.setattr("mapft.serving.time", now)
+    monkeypatch.setattr("mapft.ui.gate.RATE", 5.0)
+
+    async def ask(times: int, path: str = "/", host: str = "a.example") -> list[int]:
+        transport = httpx.ASGITransport(Gate(app, loopback=False))
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
+            method = "POST" if path == "/login" else "GET"
+            return [(await client.request(method, path)).status_code for _ in range(times)]
+
+    assert asyncio.run(ask(7)) == [200] * 5 + [429] * 2
+    assert asyncio.run(ask(5, "/login")) == [200] * 3 + [429] * 2
+
+
+def test_a_port_that_is_taken_is_told(run):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"cannot be served on 127.0.0.1:{port} .*choose another --port"):
+            page_of([str(run), "--port", str(port)])
 
 
 def outside(url: str) -> bool:
