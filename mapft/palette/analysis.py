@@ -20,7 +20,7 @@ import numpy as np
 
 from mapft.palette.matrix import RewardMatrix
 from mapft.palette.partition import Floats
-from mapft.palette.precision import StandardErrors, standard_errors
+from mapft.palette.precision import StandardErrors, errors_of
 from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution
 
@@ -75,7 +75,7 @@ def analyse(matrix: RewardMatrix, solution: DualSolution) -> Analysis:
         trade_offs={i: {j: -lam[i] / lam[j] for j in lam if j != i} for i in lam},
         ess_per_prompt=float(np.median(ess_P)),
         ess_worst_prompt=float(ess_P.min()),
-        standard_errors=standard_errors(matrix, solution),
+        standard_errors=errors_of(problem, solution),
     )
 
 

@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mapft.errors import UserError
-from mapft.palette.matrix import ROUNDING, Groups, RewardMatrix, mean_and_sd
+from mapft.palette.matrix import ROUNDING, Groups, RewardMatrix
 from mapft.palette.partition import Floats, Mixture, Partition, PromptMixture, blocks
 
 Estimator = Literal["centered", "pooled", "per_prompt"]
@@ -52,8 +52,8 @@ class Frame:
     constant_V: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, scores_NV: Floats) -> Frame:
-        base_V, sd_V = mean_and_sd(scores_NV)
+    def of(cls, matrix: RewardMatrix) -> Frame:
+        base_V, sd_V = matrix.mean_and_sd
         return cls(base_V, np.where(sd_V > 0, sd_V, 1.0), sd_V == 0)
 
 
@@ -81,7 +81,7 @@ def choose_estimator(matrix: RewardMatrix, estimator: Estimator | None) -> Estim
 
 def partition_of(matrix: RewardMatrix, estimator: Estimator) -> tuple[Partition, Frame]:
     """The estimator of E_x log Z on a matrix, in standardised units, and the frame that leads back to raw units."""
-    frame, groups = Frame.of(matrix.scores), matrix.groups
+    frame, groups = Frame.of(matrix), matrix.groups
     points_VN = _standardised(matrix.scores, frame, groups)
     values, rows, prompts = *points_VN.shape, len(groups.sizes)
     if estimator == "per_prompt":

@@ -61,12 +61,20 @@ class RewardMatrix:
     @cached_property
     def base(self) -> dict[str, float]:
         """Base level of each value: E_{p0} r_i = mean over the N rows, in the value's own unit."""
-        return dict(zip(self.values, mean_and_sd(self.scores)[0].tolist(), strict=True))
+        return dict(zip(self.values, self.mean_and_sd[0].tolist(), strict=True))
 
     @cached_property
     def sd(self) -> dict[str, float]:
         """Standard deviation of each value over the N rows (divisor N); exactly 0 for a constant value."""
-        return dict(zip(self.values, mean_and_sd(self.scores)[1].tolist(), strict=True))
+        return dict(zip(self.values, self.mean_and_sd[1].tolist(), strict=True))
+
+    @cached_property
+    def mean_and_sd(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`base` and `sd` as arrays (V,); a column that is constant up to rounding has sd exactly 0."""
+        low_V, high_V = self.scores.min(axis=0), self.scores.max(axis=0)
+        constant_V = high_V - low_V <= ROUNDING * np.maximum(high_V, -low_V)
+        mean_V, sd_V = self.scores.mean(axis=0), self.scores.std(axis=0)
+        return np.where(constant_V, high_V, mean_V), np.where(constant_V, 0.0, sd_V)
 
     def column(self, value: str) -> NDArray[np.float64]:
         """The N scores of one value."""
@@ -113,14 +121,6 @@ class Groups:
     def of(cls, prompt_ids: NDArray[np.int64]) -> Groups:
         _, starts, sizes = np.unique(np.sort(prompt_ids), return_index=True, return_counts=True)
         return cls(np.argsort(prompt_ids, kind="stable"), starts, sizes)
-
-
-def mean_and_sd(scores_NV: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation over rows (divisor N); a column that is constant up to rounding has sd exactly 0."""
-    low_V, high_V = scores_NV.min(axis=0), scores_NV.max(axis=0)
-    constant_V = high_V - low_V <= ROUNDING * np.maximum(high_V, -low_V)
-    mean_V, sd_V = scores_NV.mean(axis=0), scores_NV.std(axis=0)
-    return np.where(constant_V, high_V, mean_V), np.where(constant_V, 0.0, sd_V)
 
 
 def _checked_names(values: Sequence[str]) -> tuple[str, ...]:

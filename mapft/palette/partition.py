@@ -96,6 +96,11 @@ class Mixture:
             return self
         return replace(self, points_VN=self.points_VN[rows], means_VP=self.means_VP[rows], shift_V=self.shift_V[rows])
 
+    def along(self, direction_V: Floats) -> Mixture:
+        """The same estimator for the one value direction.z."""
+        points_1N, means_1P = (direction_V @ self.points_VN)[None], (direction_V @ self.means_VP)[None]
+        return replace(self, points_VN=points_1N, means_VP=means_1P, shift_V=np.array([direction_V @ self.shift_V]))
+
     def reweighted(self, weights_P: Floats) -> Mixture:
         """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0), shared equally by its rows."""
         log_weights_N = np.repeat(_log(weights_P / self.groups.sizes), self.groups.sizes)
@@ -158,6 +163,10 @@ class PromptMixture:
     def only(self, rows: NDArray[np.intp]) -> PromptMixture:
         """The same estimator for a subset of the values."""
         return self if len(rows) == len(self.points_VN) else replace(self, points_VN=self.points_VN[rows])
+
+    def along(self, direction_V: Floats) -> PromptMixture:
+        """The same estimator for the one value direction.z."""
+        return replace(self, points_VN=(direction_V @ self.points_VN)[None])
 
     def reweighted(self, weights_P: Floats) -> PromptMixture:
         """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0)."""

@@ -50,7 +50,11 @@ def standard_errors(matrix: RewardMatrix, solution: DualSolution) -> StandardErr
 
     Cheap beside `bootstrap`, and equal to it in large pilots. Raises UserError when the solution is not optimal.
     """
-    problem = Problem.of(matrix, solution)
+    return errors_of(Problem.of(matrix, solution), solution)
+
+
+def errors_of(problem: Problem, solution: DualSolution) -> StandardErrors:
+    """`standard_errors` of the solution of a problem that is at hand."""
     problem.refuse_one_prompt()
     lam_V = problem.lam(solution.lam)
     tilt = problem.partition.tilt(lam_V)

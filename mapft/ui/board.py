@@ -27,7 +27,7 @@ from mapft.palette import (
 
 UNITS = ("quantile", "sd", "absolute")  # as palettes name them
 WAYS = {"interpolate": "all a little", "priority": "in order", "least_change": "least change"}
-FRONT = 24  # points of a front
+FRONT = 16  # points of a front
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ PATHS = {
         "/gradio_api/queue/data",
         "/gradio_api/startup-events",
     },
-    "POST": {"/login", "/gradio_api/queue/join", "/gradio_api/cancel"},
+    "POST": {"/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/run/predict"},
 }
 FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # of the package, and one that only waits
 MOST_BYTES = 2**20  # of one request

@@ -183,6 +183,7 @@ class Page:
                 shown,
                 show_progress="hidden",
                 trigger_mode="always_last",
+                queue=False,
                 api_visibility="private",
             )
             page.load(lambda: gr.Dropdown(choices=self.saved()), None, chosen, api_visibility="private")

@@ -53,6 +53,25 @@ def test_no_policy_within_the_kl_does_better_in_its_direction(estimator):
         assert -best.fun <= (rho_V / sd_V) @ levels_V + 1e-4
 
 
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize(
+    "shape", [np.sign, np.cbrt, np.exp, lambda z: z**5], ids=["two points", "light", "up", "heavy"]
+)
+def test_points_lie_at_the_kl_that_was_asked_for(shape, estimator):
+    """By the formula KL = lam.level - E log Z, for scores of any shape; less only at the end of the samples."""
+    scores_NV, ids_N = oracles.random_scores(np.random.default_rng(4), prompts=20, samples=6, between=0.2)
+    scores_NV = shape(3 * scores_NV)
+    matrix = RewardMatrix(scores_NV, ["a", "b", "c"], ids_N)
+    for kl in (1e-6, 0.01, 0.3, 1.0, 3.0):
+        front = pareto_front(matrix, ["a", "b", "c"], 5, kl=kl, estimator=estimator)
+        for lam_V, level_V, found in zip(front.lam_nV, front.levels_nV, front.kl_n, strict=True):
+            formula = lam_V @ level_V - oracles.log_partition(lam_V, scores_NV, ids_N, estimator)
+            assert found == pytest.approx(formula, abs=1e-8)
+            if found != pytest.approx(kl, rel=1e-7):
+                assert found < kl
+                assert (lam_V * scores_NV.std(axis=0)).sum() == pytest.approx(2.0**20)
+
+
 def test_a_kl_that_the_samples_cannot_reach_is_reported_as_less():
     matrix = RewardMatrix([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]], ["a", "b"], [0, 0, 0, 0])
     front = pareto_front(matrix, ["a", "b"], 3, kl=5.0, estimator="pooled")

@@ -2,14 +2,8 @@
 
 import asyncio
 import json
-import shutil
 import socket
-import subprocess
-import sys
-import time
-from contextlib import contextmanager
 from types import SimpleNamespace
-from urllib.parse import urlparse
 
 import httpx
 import pandas as pd
@@ -21,12 +15,11 @@ from mapft.palette import Palette, RewardMatrix, adjust, solve_dual
 from mapft.ui.board import WAYS
 from mapft.ui.gate import MOST_BYTES, Gate
 from mapft.ui.service import open_scores, page_of
+from tests.ui.browser import CHROMIUM, browsing, serving, set_level, wait_for_verdict
 from tests.ui.test_board import matrix
 
 HOSTILE = "<img src=x onerror=window.hacked=1>${window.hacked=1}{{window.hacked=1}}<script>window.hacked=1</script>"
-pytestmark = pytest.mark.skipif(
-    shutil.which("chromium") is None, reason="no Chromium is installed (apt-get install chromium)"
-)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 
 
 @pytest.fixture(scope="module")
@@ -42,56 +35,10 @@ def run(tmp_path_factory):
     return folder
 
 
-@contextmanager
-def serving(scores):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(scores), "--port", str(port)])
-    for _ in range(600):
-        if answers(url):
-            break
-        assert server.poll() is None, "the page's server ended"
-        time.sleep(0.1)
-    try:
-        yield url
-    finally:
-        server.terminate()
-        server.wait()
-
-
 @pytest.fixture(scope="module")
 def served(run):
     with serving(run) as url:
         yield url
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-@contextmanager
-def browsing(url):
-    """(page, what the browser complained about)."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1200})
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
-        page.goto(url)
-        page.wait_for_selector("#verdict .yes")
-        try:
-            yield page, complaints
-        finally:
-            browser.close()
 
 
 @pytest.fixture
@@ -156,19 +103,6 @@ def test_a_port_that_is_taken_is_told(run):
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot be served on 127.0.0.1:{port} .*choose another --port"):
             page_of([str(run), "--port", str(port)])
-
-
-def outside(url: str) -> bool:
-    return urlparse(url).scheme.startswith("http") and urlparse(url).hostname != "127.0.0.1"
-
-
-def set_level(page, number: int, to: float) -> None:
-    page.fill(f"#level-{number} input[type=number]", str(to))
-    page.press(f"#level-{number} input[type=number]", "Tab")
-
-
-def wait_for_verdict(page, text: str) -> None:
-    page.wait_for_function("text => document.querySelector('#verdict .verdict')?.innerText.includes(text)", arg=text)
 
 
 def out_of_reach(page, scores: RewardMatrix) -> Palette:

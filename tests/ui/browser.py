@@ -1,0 +1,76 @@
+"""The page as its own process, as users run it, and a real browser in front of it."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import httpx
+
+CHROMIUM = shutil.which("chromium")
+
+
+@contextmanager
+def serving(scores: Path) -> Iterator[str]:
+    """The address of `mapft ui scores`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(scores), "--port", str(port)])
+    for _ in range(600):
+        if answers(url):
+            break
+        assert server.poll() is None, "the page's server ended"
+        time.sleep(0.1)
+    try:
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def browsing(url: str) -> Iterator[tuple[Any, list[str]]]:
+    """(page, what the browser complained about)."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1300, "height": 1200})
+        complaints: list[str] = []
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
+        page.goto(url)
+        page.wait_for_selector("#verdict .verdict")
+        try:
+            yield page, complaints
+        finally:
+            browser.close()
+
+
+def outside(url: str) -> bool:
+    return urlparse(url).scheme.startswith("http") and urlparse(url).hostname != "127.0.0.1"
+
+
+def set_level(page: Any, number: int, to: float) -> None:
+    page.fill(f"#level-{number} input[type=number]", str(to))
+    page.press(f"#level-{number} input[type=number]", "Tab")
+
+
+def wait_for_verdict(page: Any, text: str) -> None:
+    page.wait_for_function("text => document.querySelector('#verdict .verdict')?.innerText.includes(text)", arg=text)
