@@ -1,10 +1,13 @@
-"""Where a model runs, what a causal model is given in every pass, and how what it says is read."""
+"""Where a model runs, in how much memory, what it is given in every pass, and how what it says is read."""
 
 import gc
 import inspect
 import os
+import resource
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +45,17 @@ def give_back_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def peak_gb(device: torch.device) -> float:
+    """Most memory held so far, 10^9 bytes: the device's, or this process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss begins with what the process that started this one held
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def model_inputs(model: Any, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:

@@ -212,6 +212,7 @@ class Run:
         }
 
     def scoring_depends(self) -> dict[str, Any]:
+        """Everything that samples and their scores depend on."""
         return self._sampling_depends() | {"rewards": self.identities, "files": self.files}
 
     def _kept(self, kind: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:

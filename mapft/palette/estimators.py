@@ -53,6 +53,7 @@ class Frame:
 
     @classmethod
     def of(cls, matrix: RewardMatrix) -> Frame:
+        """The frame of a matrix's own mean and sd."""
         base_V, sd_V = matrix.mean_and_sd
         return cls(base_V, np.where(sd_V > 0, sd_V, 1.0), sd_V == 0)
 

@@ -119,6 +119,7 @@ class Groups:
 
     @classmethod
     def of(cls, prompt_ids: NDArray[np.int64]) -> Groups:
+        """Groups of the rows (N,) by their prompt's id, in the order of the ids."""
         _, starts, sizes = np.unique(np.sort(prompt_ids), return_index=True, return_counts=True)
         return cls(np.argsort(prompt_ids, kind="stable"), starts, sizes)
 

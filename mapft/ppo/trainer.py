@@ -11,34 +11,26 @@ F reward functions.
 
 import copy
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import transformers.trainer
-from accelerate.logging import get_logger
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
-from transformers.trainer import SCHEDULER_NAME
-from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad, use_adapter
 
 from mapft.errors import UserError
-from mapft.forward import model_inputs, response_texts
+from mapft.forward import model_inputs, peak_gb, response_texts
 from mapft.halving import Halving
-from mapft.ppo import optimizer_state
 from mapft.ppo.batch import Batch, all_fp32, causal_model, response_states, switch_off_dropout, take
-from mapft.ppo.checkpoint import newest_whole, step_of
+from mapft.ppo.checkpoint import ResumableTrainer
 from mapft.ppo.config import EXACT_SAMPLING, PPOConfig
 from mapft.ppo.critic import Critic
 from mapft.ppo.estimation import (
@@ -52,17 +44,15 @@ from mapft.ppo.estimation import (
 )
 from mapft.ppo.generation import keep_log_probs
 from mapft.ppo.loss import policy_loss
+from mapft.ppo.refusals import refuse_what_ppo_cannot_do
 from mapft.ppo.reward_functions import named_failures
 from mapft.ppo.sampler import PromptSampler
 from mapft.seeding import derive_seed
 
-logger = get_logger(__name__)
-
 ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
-REWRITES_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")  # LoRA initialisations that change the base's weights
 
 
-class PPOTrainer(GRPOTrainer):
+class PPOTrainer(ResumableTrainer):
     """PPO with a LoRA policy whose base, adapter switched off, is the reference and the critic's trunk.
 
     Maximises E_x[ E_{y~pi} R(x,y) - kl_coef * KL(pi(.|x) || p0(.|x)) ], whose optimum is p0 exp(R/kl_coef)/Z, with
@@ -460,120 +450,11 @@ class PPOTrainer(GRPOTrainer):
     def _sum_over_processes(self, x: Tensor) -> Tensor:
         return self.accelerator.reduce(x, reduction="sum")
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self.state.global_step % self.args.steps_per_iteration:
-            logger.warning(
-                f"No checkpoint at step {self.state.global_step}, which lies within an iteration of "
-                f"{self.args.steps_per_iteration} steps: its rollout would be lost."
-            )
-            return
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            self.critic.save(Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}")
-
-    def train(self, resume_from_checkpoint: str | bool | None = "auto", **kwargs: Any) -> Any:
-        """Train, by default on from the newest whole checkpoint in output_dir, where there is one.
-
-        resume_from_checkpoint: "auto", the folder of a checkpoint, or None to start afresh.
-        """
-        if resume_from_checkpoint in ("auto", True):
-            resume_from_checkpoint = newest_whole(Path(self.args.output_dir))
-            if resume_from_checkpoint:
-                logger.warning(f"Going on from {resume_from_checkpoint}; resume_from_checkpoint=None starts afresh.")
-                if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
-                    logger.warning("It is the end of a finished run: there is nothing left to train.")
-        with self._own_checkpoints(resume_from_checkpoint):
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-    @contextmanager
-    def _own_checkpoints(self, resume_from: str | bool | None) -> Iterator[None]:
-        """Under DeepSpeed, transformers wants DeepSpeed's own files; ours are read before and after it would."""
-        if not (self._portable and self.is_deepspeed_enabled):
-            yield
-            return
-        if isinstance(resume_from, str):
-            self._load_from_checkpoint(resume_from)
-        theirs = transformers.trainer.deepspeed_load_checkpoint
-        transformers.trainer.deepspeed_load_checkpoint = lambda *_, **__: None
-        try:
-            yield
-        finally:
-            transformers.trainer.deepspeed_load_checkpoint = theirs
-
-    @property
-    def _portable(self) -> bool:
-        """Whether a checkpoint may be written under one backend and number of processes and read under another."""
-        return isinstance(self.model, PeftModel) and not self.is_fsdp_enabled
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self._portable:
-            super()._save_optimizer_and_scheduler(output_dir)
-            return
-        state = optimizer_state.whole(self.model, optimizer_state.innermost(self.optimizer))
-        if self.args.should_save:
-            optimizer_state.save(Path(output_dir), state)
-            schedule = self.lr_scheduler.state_dict()  # backends make groups as they like; all have one schedule
-            one = {key: given[:1] if isinstance(given, list) else given for key, given in schedule.items()}
-            torch.save(one, Path(output_dir) / SCHEDULER_NAME)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
-        if self._portable:
-            state = optimizer_state.load(folder)
-            optimizer_state.restore(state, self.model, optimizer_state.innermost(self.optimizer))
-            schedule = torch.load(folder / SCHEDULER_NAME, weights_only=True)
-            groups = self.optimizer.param_groups
-            for group in groups:
-                group["lr"] = schedule["_last_lr"][0]
-            self.lr_scheduler.load_state_dict(
-                {key: given * len(groups) if isinstance(given, list) else given for key, given in schedule.items()}
-            )
-        else:
-            super()._load_optimizer_and_scheduler(checkpoint)
-        self.critic.load(folder)
-
 
 def adapter_state(model: PeftModel) -> dict[str, Tensor]:
     """A copy of the adapter's numbers as they are."""
     state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     return {name: array.detach().clone() for name, array in state.items()}
-
-
-def refuse_what_ppo_cannot_do(model: Any, options: dict[str, Any]) -> None:
-    """Raises UserError for constructor arguments of GRPOTrainer that PPOTrainer would fail on, or be wrong with."""
-    for name in ("tools", "environment_factory"):
-        if options.get(name):
-            raise UserError(f"{name} is set; PPOTrainer offers no tools: drop it.")
-    peft_config = options.get("peft_config")
-    if peft_config is None and not isinstance(model, str | PeftModel) and not model.config._name_or_path:
-        raise UserError(
-            "The model has neither an adapter nor a path, so its reference cannot be loaded; give peft_config, or the "
-            "model's path."
-        )
-    if peft_config is not None and peft_config.is_prompt_learning:
-        raise UserError(
-            f"{type(peft_config).__name__} puts its own tokens before the prompt; PPOTrainer takes adapters in the "
-            "layers, such as LoraConfig."
-        )
-    start = str(getattr(peft_config, "init_lora_weights", "")).lower()
-    if start.startswith(REWRITES_BASE):
-        raise UserError(
-            f"init_lora_weights={start} rewrites the base's weights, so the base without adapter would no longer be "
-            "the reference p0; leave it at True."
-        )
-
-
-def peak_gb(device: torch.device) -> float:
-    """Most memory held so far, 10^9 bytes: the device's, or this process's resident set on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss begins with what the process that started this one held
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kibibytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def _read(completion: Any, text: str) -> Any:

@@ -13,7 +13,7 @@ from tests import worlds
 WORKER = """
 import json, sys, torch
 from mapft.cli import main
-from mapft.ppo.trainer import peak_gb
+from mapft.forward import peak_gb
 code = main(sys.argv[1:])
 print(json.dumps({"code": code, "peak": peak_gb(torch.device("cpu")) * 1e9}))
 """
