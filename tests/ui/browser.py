@@ -17,16 +17,15 @@ CHROMIUM = shutil.which("chromium")
 
 
 @contextmanager
-def serving(scores: Path) -> Iterator[str]:
-    """The address of `mapft ui scores`."""
+def serving(*scores: Path, cwd: Path | None = None) -> Iterator[str]:
+    """The address of `mapft ui scores`, or of `mapft ui` alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    server = subprocess.Popen([sys.executable, "-m", "mapft.cli", "ui", str(scores), "--port", str(port)])
-    for _ in range(600):
-        if answers(url):
-            break
+    words = [sys.executable, "-m", "mapft.cli", "ui", *map(str, scores), "--port", str(port)]
+    server = subprocess.Popen(words, cwd=cwd)
+    while not answers(url):
         assert server.poll() is None, "the page's server ended"
         time.sleep(0.1)
     try:

@@ -187,6 +187,19 @@ def test_keyboard_narrow_and_dark(browsed, served):
     assert sum(map(int, light[4:-1].split(","))) > 3 * 150 > sum(map(int, dark[4:-1].split(",")[:3]))
 
 
+@pytest.mark.slow
+def test_without_scores_it_shows_the_playgrounds(tmp_path):
+    with serving(cwd=tmp_path) as url, browsing(url) as (page, complaints):
+        assert [page.inner_text(f"#level-{number} label") for number in range(3)] == ["humor", "helpful", "harmless"]
+        [run] = tmp_path.glob("runs/playground-*")
+        scores = RewardMatrix.from_parquet(run / "scores.parquet")
+        asked = dict.fromkeys(scores.values, 0.7)
+        wait_for_verdict(page, f"{solve_dual(scores, Palette.from_quantiles(scores, asked)).kl:.3f} nats")
+        page.wait_for_selector("#samples td")
+        assert page.input_value("#command textarea").startswith("mapft run palette=custom palette.name=mine")
+        assert complaints == []
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
