@@ -35,6 +35,8 @@ SETTINGS_ALONE = {
     "dashboard": ("mapft.tracking.dashboard:save_dashboard", "the W&B page of the runs, pushed or kept as JSON"),
 }
 
+SERVED = ("rewards", "host", "port", "model")  # settings of serve-rewards
+OTHERS = ("metrics", "doctor", "launch", "pareto", "ui", "serve-rewards")  # the commands that take other words
 SAID = "Said by the job of the sweep that it ended."
 
 USAGE = """mapft {version}: fine-tune a language model to the level you ask of each human value.
@@ -74,22 +76,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(__version__)
         return 0
-    if words == ["metrics"]:
-        width = max(map(len, METRICS))
-        print("\n".join(f"{name:<{width}}  {what}" for name, what in METRICS.items()))
-        return 0
     command, *overrides = words
-    debug = "--debug" in overrides
+    debug, as_json = "--debug" in overrides, "--json" in overrides
     try:
         settings = [word for word in overrides if word not in ("--debug", "--json")]
-        if command == "launch":
+        if as_json and command not in ("solve", "launch"):
+            raise UserError(f"--json is for mapft solve; mapft {command} prints for a reader.")
+        if command in ("metrics", "doctor") and settings:
+            raise UserError(f"mapft {command} takes no words, and was given {' '.join(settings)}; leave them out.")
+        if command == "metrics":
+            width = max(map(len, METRICS))
+            print("\n".join(f"{name:<{width}}  {what}" for name, what in METRICS.items()))
+        elif command == "launch":
             from mapft.launching import launch
 
             return launch(overrides)
-        if command == "pareto":
+        elif command == "pareto":
             from mapft.evaluation.sweep import pareto
 
-            print(pareto(overrides))
+            print(pareto(settings))
         elif command == "doctor":
             from mapft.doctor import doctor
 
@@ -108,11 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "config", settings, lambda given: print(getattr(import_module(module), function)(_config(given)))
             )
         elif command in COMMANDS:
-            stage, as_json = COMMANDS[command][0], "--json" in overrides
+            stage = COMMANDS[command][0]
             said = shlex.join(["mapft", command, *map(masked_command, settings)])
             _with_hydra("config", settings, lambda config: _execute(config, stage, as_json, said))
         else:
-            raise UserError(f"There is no command {command!r}; use one of {', '.join(COMMANDS)}.")
+            known = ", ".join([*COMMANDS, *SETTINGS_ALONE, *OTHERS])
+            raise UserError(f"There is no command {command!r}; use one of {known}.")
     except KeyboardInterrupt:
         print("Stopped; the same command continues where it was.", file=sys.stderr)
         return 130
@@ -230,13 +236,34 @@ def _serve(settings: Any) -> None:
     from mapft.rewards import parse
     from mapft.rewards.server import RewardServer
 
-    rewards: Any = OmegaConf.to_container(settings.rewards, resolve=True)
+    unknown = [name for name in settings if name not in SERVED]
+    if unknown:
+        raise UserError(_no_such(unknown[0], SERVED))
+    rewards: Any = OmegaConf.to_container(settings.get("rewards") or OmegaConf.create(), resolve=True)
+    if not rewards:
+        raise UserError("mapft serve-rewards was given no rewards; name some, for example rewards=[helpful,harmless].")
     if not isinstance(settings.port, int) or not 0 <= settings.port < 2**16:
         raise UserError(f"port={settings.port} is no port; give a number from 1 to 65535, or 0 for any free one.")
     with RewardServer(parse(rewards), str(settings.host), settings.port) as server:
         host, port = server.server_address[:2]
         print(f"Serving {', '.join(rewards)} at http://{host!s}:{port}/score/NAME", flush=True)
         server.serve_forever()
+
+
+def _refuse_words(overrides: Sequence[str]) -> None:
+    """What Hydra would take for something else, or answer in its own terms."""
+    from mapft.paths import shipped
+
+    groups = {path.name for path in shipped("conf").iterdir() if path.is_dir()}
+    for word in overrides:
+        name, _, given = word.partition("=")
+        if word.startswith("="):
+            raise UserError(f"{word} names no setting; write name=value.")
+        if "=" in word and not given:
+            raise UserError(f"{word} gives nothing; leave it out, or write {name}=null where a setting may be empty.")
+        group = name.lstrip("+")
+        if given == "null" and group in groups:
+            raise UserError(f"{word} leaves the settings of {group} without a file; name one of conf/{group}.")
 
 
 def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]) -> None:
@@ -258,9 +285,7 @@ def _with_hydra(config_name: str, overrides: list[str], do: Callable[[Any], Any]
     store.store(name="schema", node=Config)
     for name, mode in MODES.items():
         store.store(group="mode", name=f"{name}_schema", node=mode)
-    nameless = next((word for word in overrides if word.startswith("=")), None)
-    if nameless:
-        raise UserError(f"{nameless} names no setting; write name=value.")
+    _refuse_words(overrides)
     failures: list[BaseException] = []
 
     def job(settings: Any) -> Any:

@@ -36,12 +36,12 @@ def execute(config: Config, stage: str, as_json: bool = False, command: str = ""
         "ignore", "`is_gradient_checkpointing", FutureWarning
     )  # transformers about peft's and TRL's use
     run = Run(config)
-    run.open(command)
     for name, policy in config.evaluation.policies.items():
         if policy.adapter:
             existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")
     run.console.quiet = run.console.quiet or as_json
     with run.alone():
+        run.open(command)
         return _execute(run, stage, as_json)
 
 
@@ -280,14 +280,15 @@ def _pictures(run: Run, summary: dict[str, Any], tables: dict[str, pd.DataFrame]
 
 
 def decode(run: Run) -> Path:
-    """Aligned responses without training -> decoded-*.jsonl, line by line as they come; a stopped one goes on."""
+    """Aligned responses without training -> decoded-*.jsonl, chunk by chunk as they come; a stopped one goes on."""
     from mapft.evaluation.report import print_decoding
     from mapft.sampling.decoding import too_few
     from mapft.sampling.generate import refuse_long, tokenize
 
     settings, solution, prompts = run.config.decoding, run.solve(), run.prompts[2]
     if settings.prompts:
-        prompts = load_prompts(dataclasses.replace(run.config.data, path=settings.prompts), least=1)
+        asked = dataclasses.replace(run.config.data, path=settings.prompts)
+        prompts = load_prompts(asked, least=1, option="decoding.prompts")
         prompts = run.shortened(prompts, least=1)
     if settings.choose is not Choose.rejection and (sentence := too_few(solution.kl, settings.candidates)):
         run.console.print(sentence, soft_wrap=True)
@@ -295,12 +296,13 @@ def decode(run: Run) -> Path:
     name = fingerprint(settings, solution.lam, prompts)
     path = run.folder / f"decoded-{settings.choose.value}-{n}-{name}.jsonl"
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
-    if len(lines) < total or not lines[-1].endswith("\n"):
+    lines = [line for line in lines if line.endswith("\n")]  # the last may be torn
+    if len(lines) < total:
         sampler = _sampler(run)
         tokenized = tokenize(prompts, sampler.tokenizer)
         refuse_long(tokenized, sampler.model, run.config.data, run.config.sampling)
         chunk = sampler.chunk_size(n, per_prompt)
-        first = len(lines[:-1]) // (chunk * per_prompt) * chunk  # the last line may be torn
+        first = len(lines) // (chunk * per_prompt) * chunk
         lines = lines[: first * per_prompt]
         write_text(path, "".join(lines))
         how = {"samples_per_prompt": per_prompt, "most": settings.most_candidates, "first": first}

@@ -23,6 +23,8 @@ def unwritable(error: BaseException | None) -> str:
         number = error.errno if isinstance(error, OSError) else None
         if found := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors
             number = int(found[1])
+        if number == errno.ENAMETOOLONG:
+            return f"{getattr(error, 'filename', None)} is too long a name for a file; choose a shorter one."
         if number in NO_ROOM or "failed writing file" in str(error):  # of torch.save
             name = error.filename if isinstance(error, OSError) and error.filename else "A file of the run"
             why = os.strerror(number) if number in NO_ROOM else "the disk took no more"

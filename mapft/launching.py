@@ -42,7 +42,7 @@ def command(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     stray = next((word for word in options if not word.startswith("--")), None)
     if stray:
         raise UserError(f"{stray} stands before --, where options are; write mapft launch {name} -- {stray} ...")
-    if processes is not None and (not processes.isdigit() or int(processes) < 1):
+    if processes is not None and (not processes.isdecimal() or int(processes) < 1):
         raise UserError(f"--processes {processes} is no number of processes; give 1 or more.")
     if precision not in PRECISIONS:
         raise UserError(f"--precision {precision} is unknown; use one of {', '.join(PRECISIONS)}.")

@@ -3,7 +3,8 @@
 import re
 from typing import Any
 
-NAMES = r"(?:key|token|secret|password|credentials?)"  # what the name of a secret ends with
+# What the name of a secret ends with.
+NAMES = r"(?:api_?keys|key|token|secrets?|passwords?|passwd|pwd|credentials?|authorization)"
 QUOTED = r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*\""""
 BARE = r"(?:[^}\],]|,(?!\s*[\w'\"]+\s*:))+"  # up to the end of the word, of its braces, or the next name in them
 
@@ -26,6 +27,7 @@ def masked_command(word: str) -> str:
 def masked_addresses(text: str) -> str:
     """http://user:***@host/path?token=*** for the password and the token of an address."""
     text = re.sub(r"(://[^/\s:@]*:)[^/\s]+@", r"\1***@", text)
+    text = re.sub(r"(://)[^/\s:@]+@", r"\1***@", text)  # a token in the user's place
     return re.sub(rf"([?&][\w-]*{NAMES}=)[^&\s'\"]+", r"\1***", text, flags=re.IGNORECASE)
 
 

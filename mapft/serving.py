@@ -1,5 +1,6 @@
 """What the servers here share: whether an address is this machine's own, and how often one may ask."""
 
+import ipaddress
 import threading
 import time
 
@@ -8,7 +9,21 @@ MOST_ADDRESSES = 1024  # whose rate is remembered
 
 def is_loopback(host: str) -> bool:
     """Whether an address can be reached from this machine alone."""
-    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def is_own_name(header: str) -> bool:
+    """Whether the Host of a request, with or without a port, is one of this machine's own names.
+
+    A site that points its own name at 127.0.0.1 is asked for under that name; it must not pass for this machine.
+    """
+    if not header:  # which no browser sends
+        return True
+    name = header[1 : header.find("]")] if header.startswith("[") else header.partition(":")[0]
+    return is_loopback(name)
 
 
 class Rate:

@@ -47,6 +47,7 @@ from mapft.sampling.store import (
     read_table,
     remove_leftovers,
     stored,
+    unwritten,
     write_atomically,
     write_json,
 )
@@ -113,7 +114,7 @@ class Run:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, no other process works on this run; UserError where one does."""
+        """Inside, no other process works on this run; UserError where one does, or where its folder cannot be made."""
         if not self.main:
             yield
             return
@@ -123,6 +124,8 @@ class Run:
             raise UserError(
                 f"Another process is at work on {self.folder}; wait for it, or choose another run_dir=."
             ) from error
+        except OSError as error:
+            raise unwritten(self.folder, error) from error
         with held:
             remove_leftovers(self.folder)
             yield

@@ -323,7 +323,7 @@ def test_unattainable_palette_stops_before_training_and_names_the_nearest(world,
         (["trainer.critic_trunk=none"], "Invalid value 'none', expected one of [reference, policy]"),
         (["model.quantization=int9"], "Invalid value 'int9', expected one of [none, nf4, int8]"),
         (["model.adapter=/nowhere/adapter"], "model.adapter=/nowhere/adapter does not exist"),
-        (["sampling.temperature=0"], "sampling.temperature=0.0 is out of range; it must be above 0 and finite."),
+        (["sampling.temperature=0"], "sampling.temperature=0.0 is out of range; it must be from 0.001 to 1000."),
         (
             ["+palette.quantiles.humour=0.6"],
             "asks for humour, which no reward scores (rewards: vowels, judge; palette:",

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import DPOConfig, DPOTrainer
 
 from mapft.align.fit import ADAPTER, LOGS, Aim, fit, lora_config, save_adapter
@@ -30,9 +30,11 @@ from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
-from mapft.sampling.store import TEMPORARY
+from mapft.sampling.store import TEMPORARY, write_text
 from mapft.seeding import derive_seed
 from mapft.tracking.lines import JsonLines
+
+WHOLE = "whole"  # in a checkpoint of DPO's
 
 
 def scalarized(
@@ -154,11 +156,20 @@ def dpo(
         train_dataset=rows,
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(run / LOGS, {})],
+        callbacks=[JsonLines(run / LOGS, {}), Whole()],
     )
     learner.remove_callback(ProgressCallback)
-    learner.train(resume_from_checkpoint=newest_whole(run / "checkpoints", last_file="trainer_state.json"))
+    learner.train(resume_from_checkpoint=newest_whole(run / "checkpoints", last_file=WHOLE))
     save_adapter(learner, run / ADAPTER)
+
+
+class Whole(TrainerCallback):
+    """Marks a checkpoint that is written; transformers writes its own last file in place, where a kill tears it."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """An empty file beside the others."""
+        if state.is_world_process_zero:
+            write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / WHOLE, "")
 
 
 def preferences(

@@ -29,6 +29,7 @@ from mapft.forward import give_back_memory
 from mapft.palette import Palette, RewardMatrix, refine
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
+from mapft.rewards.scoring import score_texts
 from mapft.sampling.generate import draw, tokenize
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
@@ -132,7 +133,7 @@ class Sequential:
         target, sd, path = self.targets[name], self.sd[name], folder / DECISION
         if PartialState().is_main_process and not path.exists():
             with self.progress() as update:
-                samples = self._sample(config, name, models, folder, partial(update, f"stage {number}: {name}"))
+                samples = self._sample(config, name, folder, partial(update, f"stage {number}: {name}"))
             write_json(path, decide(samples, target, sd, before))
         while not path.exists():  # another process is sampling
             time.sleep(0.2)
@@ -148,19 +149,22 @@ class Sequential:
         where, seconds = str(folder.relative_to(self.run)), time.monotonic() - begin
         return Stage(name, where, lam_before=before, kept=kept, skipped=skipped, lam=lam, seconds=seconds, **decision)
 
-    def _sample(
-        self, config: Config, name: str, models: RewardModels, folder: Path, on_batch: Callable[[int, int], None]
-    ) -> RewardMatrix:
-        """Fresh samples of the current policy on the pilot's prompts, one value's scores (N, 1) -> samples.parquet."""
+    def _sample(self, config: Config, name: str, folder: Path, on_batch: Callable[[int, int], None]) -> RewardMatrix:
+        """Fresh samples of the current policy on the pilot's prompts, one value's scores (N, 1) -> samples.parquet.
+
+        The scores are kept chunk by chunk as they come, and are not asked for again by a run that was killed.
+        """
         policy, tokenizer = load_policy(config.model)
         pilot, how = tokenize(self.prompts[: config.data.pilot_prompts], tokenizer), config.sampling
         seed = derive_seed(config.seed, "samples")
         samples = draw(policy, tokenizer, pilot, how, how.samples_per_prompt, seed, on_batch)
         del policy
         give_back_memory()
-        samples[name] = models.score(name, samples["prompt"].tolist(), samples["response"].tolist())
+        texts, ids = (samples["prompt"].tolist(), samples["response"].tolist()), samples["prompt_id"].tolist()
+        matrix = score_texts({name: self.scores[name]}, *texts, ids, keep={name: folder / "scores"})
+        samples[name] = matrix.column(name)
         write_atomically(folder / "samples.parquet", lambda temporary: samples.to_parquet(temporary, index=False))
-        return RewardMatrix(samples[[name]].to_numpy(), [name], samples["prompt_id"].to_numpy())
+        return matrix
 
 
 def ended(stages: list[Stage], order: list[str], mode: SequentialMode) -> str:

@@ -4,6 +4,7 @@ Each field says its meaning, unit and off switch. A bad range is refused here, b
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from json import dumps
@@ -12,6 +13,7 @@ from typing import Any
 from mapft.config.aim import DualConfig, EstimatorName, PaletteConfig, RefineConfig, Unattainable
 from mapft.config.around import LaunchConfig, TrackingConfig
 from mapft.config.base import DataConfig, Dtype, Extract, ModelConfig, Quantization, SamplingConfig, TooLong
+from mapft.config.checks import require
 from mapft.config.closing import Choose, ComparisonConfig, DecodingConfig, EvaluationConfig, Method, PolicyConfig
 from mapft.config.modes import (
     MODES,
@@ -91,6 +93,10 @@ class Config:
     run_dir: str | None = None  # null: {output}/{name}-{palette}-{fingerprint}, so the same settings meet again
 
     def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "seed", self.seed, "a whole number from 0 to 4294967295")
+        for setting, name in (("name", self.name), ("palette.name", self.palette.name)):
+            fits = re.fullmatch(r"\w[\w.-]{0,99}", name) is not None
+            require(fits, setting, name, "up to 100 letters, digits, _, - and dots: it becomes part of a folder's name")
         wanted = {value for way in self.palette.ways().values() for value in way}
         if not self.rewards:
             raise UserError("rewards is empty; name at least one value, for example rewards=[playground/humor].")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import inf
 
 from mapft.config.checks import require
 from mapft.errors import UserError
@@ -35,4 +36,4 @@ class LaunchConfig:
 
     def __post_init__(self) -> None:
         require(self.processes >= 1, "launch.processes", self.processes, "at least 1")
-        require(self.memory_gb is None or self.memory_gb > 0, "launch.memory_gb", self.memory_gb, "above 0")
+        require(self.memory_gb is None or 0 < self.memory_gb < inf, "launch.memory_gb", self.memory_gb, "above 0")

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
 
 from mapft.config.checks import require
 
@@ -91,7 +90,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         require(self.max_new_tokens >= 1, "sampling.max_new_tokens", self.max_new_tokens, "at least 1")
-        require(0 < self.temperature < inf, "sampling.temperature", self.temperature, "above 0 and finite")
+        require(1e-3 <= self.temperature <= 1e3, "sampling.temperature", self.temperature, "from 0.001 to 1000")
         require(self.samples_per_prompt >= 1, "sampling.samples_per_prompt", self.samples_per_prompt, "at least 1")
         require(0 < self.top_p <= 1, "sampling.top_p", self.top_p, "above 0 and at most 1")
         require(self.top_k >= 0, "sampling.top_k", self.top_k, "0 (off) or more")

@@ -88,7 +88,7 @@ class TrainerConfig:
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
-            require(getattr(self, name) >= 1, f"trainer.{name}", getattr(self, name), "at least 1")
+            require(1 <= getattr(self, name) < 2**31, f"trainer.{name}", getattr(self, name), "at least 1, below 2^31")
         for name in ("learning_rate", "kl_coef", "cliprange", "cliprange_value", "critic_learning_rate"):
             require(0 < getattr(self, name) < inf, f"trainer.{name}", getattr(self, name), "above 0 and finite")
         require(self.max_grad_norm >= 0, "trainer.max_grad_norm", self.max_grad_norm, "0 (off) or more")

@@ -50,16 +50,16 @@ def table(matrix: RewardMatrix, solution: DualSolution, uncertainty: Uncertainty
         grid.add_column(heading, justify="left" if heading == "value" else "right", overflow="fold")
     for name in matrix.values:
         target, lam = solution.targets.get(name), solution.lam[name]
-        sd, per_sd = _units(matrix, name)
+        sd, per_sd = units(matrix, name)
         grid.add_row(
             name,
-            _number(matrix.base[name], sd),
-            "free" if target is None else _number(target, sd),
-            _number(solution.realized[name], sd),
+            shown(matrix.base[name], sd),
+            "free" if target is None else shown(target, sd),
+            shown(solution.realized[name], sd),
             *([] if uncertainty is None else [_range(uncertainty.realized[name], sd)]),
-            _number(lam, per_sd),
+            shown(lam, per_sd),
             *([] if uncertainty is None else [_range(uncertainty.lam[name], per_sd)]),
-            _number(lam * matrix.sd[name]),
+            shown(lam * matrix.sd[name]),
         )
     if solution.status is Status.optimal:
         grid.caption = f"KL {solution.kl:.3f} nats, {solution.ess:.0f} of {len(matrix)} samples effective"
@@ -76,7 +76,7 @@ def adjustment_text(matrix: RewardMatrix, adjustment: Adjustment) -> str:
         change = "as asked" if new == old else "a constant value"
         if new != old and matrix.sd[name] > 0:
             change = f"{(new - old) / matrix.sd[name]:+.2f} sd"
-        base, was, now = (_number(number, matrix.sd[name]) for number in (adjustment.base[name], old, new))
+        base, was, now = (shown(number, matrix.sd[name]) for number in (adjustment.base[name], old, new))
         lines.append(f"  {name}: base {base}, asked {was}, now {now} ({change})")
     return "\n".join(lines)
 
@@ -91,8 +91,8 @@ def adjustment_table(matrix: RewardMatrix, adjustment: Adjustment) -> Table:
     for name, old in adjustment.old.targets.items():
         new = adjustment.new.targets[name]
         change = (new - old) / matrix.sd[name] if matrix.sd[name] > 0 else math.nan
-        numbers = [_number(number, matrix.sd[name]) for number in (adjustment.base[name], old, new)]
-        grid.add_row(name, *numbers, _number(change), "yes" if name in adjustment.binding else "")
+        numbers = [shown(number, matrix.sd[name]) for number in (adjustment.base[name], old, new)]
+        grid.add_row(name, *numbers, shown(change), "yes" if name in adjustment.binding else "")
     return grid
 
 
@@ -122,15 +122,15 @@ def _distance(matrix: RewardMatrix, solution: DualSolution, analysis: Analysis) 
 def _value(
     matrix: RewardMatrix, solution: DualSolution, analysis: Analysis, name: str, uncertainty: Uncertainty | None
 ) -> str:
-    sd, per_sd = _units(matrix, name)
+    sd, per_sd = units(matrix, name)
     interval = "" if uncertainty is None else f" {_range(uncertainty.realized[name], sd)}"
     levels = (matrix.base[name], solution.targets[name], solution.realized[name])
-    base, target, realized = (_number(level, sd) for level in levels)
+    base, target, realized = (shown(level, sd) for level in levels)
     line = f"{name}: base {base}, target {target}, realized {realized}{interval}"
     if solution.lam[name] == 0:
         return f"{line}; slack, so it costs nothing (lambda is 0)."
     price = analysis.price_per_sd[name]
-    lam = _number(solution.lam[name], per_sd)
+    lam = shown(solution.lam[name], per_sd)
     return f"{line}; lambda {lam}: 0.1 sd more would cost at least {price / 10:.3f} nats of KL."
 
 
@@ -155,13 +155,13 @@ def _side_effects(matrix: RewardMatrix, solution: DualSolution, analysis: Analys
     return [f"Values without pressure move along: {moved}."] if moved else []
 
 
-def _units(matrix: RewardMatrix, name: str) -> tuple[float, float]:
+def units(matrix: RewardMatrix, name: str) -> tuple[float, float]:
     """The units of a value's levels and of its lambda."""
     sd = matrix.sd[name]
     return sd, 1 / sd if sd > 0 else 1.0
 
 
-def _number(number: float, unit: float = 1.0) -> str:
+def shown(number: float, unit: float = 1.0) -> str:
     """To a thousandth of its unit: a level's is the sd of its value, lambda's one over it."""
     if math.isnan(number):
         return "-"
@@ -170,4 +170,4 @@ def _number(number: float, unit: float = 1.0) -> str:
 
 
 def _range(interval: Interval, unit: float) -> str:
-    return f"[{_number(interval.low, unit)}, {_number(interval.high, unit)}]"
+    return f"[{shown(interval.low, unit)}, {shown(interval.high, unit)}]"

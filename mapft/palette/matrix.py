@@ -20,6 +20,8 @@ from mapft.palette import files
 
 ROUNDING = 64 * np.finfo(np.float64).eps  # a spread below ROUNDING * max|r| is the rounding of a constant
 
+LARGEST = 1e150  # score, in either direction
+
 
 @dataclass(frozen=True, eq=False)
 class RewardMatrix:
@@ -152,6 +154,12 @@ def _checked_scores(scores: ArrayLike, names: tuple[str, ...]) -> NDArray[np.flo
     if not len(scores_NV):
         raise UserError("the score matrix is empty: score at least one sample.")
     _refuse_non_finite(scores_NV, names)
+    if np.abs(scores_NV).max() > LARGEST:
+        row, column = np.unravel_index(np.abs(scores_NV).argmax(), scores_NV.shape)
+        raise UserError(
+            f"the score of value {names[column]!r} in row {row} (counted from 0) is {scores_NV[row, column]:g}, and "
+            f"the variance of numbers beyond {LARGEST:g} overflows: give that value in a larger unit."
+        )
     return scores_NV
 
 

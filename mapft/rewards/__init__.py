@@ -107,7 +107,7 @@ def _parse_one(name: str, settings: dict[str, Any]) -> Score:
     if "_target_" in settings:
         settings = _as_function(settings)
     kind = settings.pop("kind", None)
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(
             f"rewards.{name}.kind={kind} is unknown; use one of {', '.join(KINDS)}, or _target_: module.function."
         )

@@ -13,6 +13,7 @@ import os
 import select
 import socket
 import threading
+import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -20,14 +21,17 @@ from urllib.parse import unquote
 
 from mapft.config import Residency
 from mapft.errors import UserError
+from mapft.masking import masked_addresses
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
 from mapft.rewards.remote import TOKEN
-from mapft.serving import Rate, is_loopback
+from mapft.serving import Rate, is_loopback, is_own_name
 
 MOST_BYTES = 64 * 2**20  # of one request
 MOST_ROWS = 4096  # responses in one request
 MOST_REQUESTS = 16  # read or waiting at a time
+MOST_CONNECTIONS = 64  # a thread each; one that says nothing for a minute is closed
+LONGEST_BODY = 60.0  # seconds in which the whole of a request must have come
 RATE = 200.0  # requests of one address per second, after a burst of as many
 
 
@@ -45,12 +49,27 @@ class RewardServer(ThreadingHTTPServer):
         self.models = RewardModels(scores, Residency.auto)
         self.models.load()
         self.scoring, self.room = threading.Lock(), threading.BoundedSemaphore(MOST_REQUESTS)
-        self.rate = Rate(RATE)
+        self.rate, self.connections = Rate(RATE), threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.own_names_only = is_loopback(host)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
             raise UserError(f"{host}:{port} cannot be served on ({error}); choose another port.") from error
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """In a thread of its own, where there is one left."""
+        if self.connections.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """One connection, until it ends."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self.connections.release()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.room.release()
 
     def _score(self, size: int) -> None:
-        body = self.rfile.read(size)
+        body = self._body(size)
         name = unquote(self.path).removeprefix("/score/")
         if name not in self.server.models.scores:
             return self._refuse(
@@ -106,7 +125,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(500, f"The score {name} failed here with {type(error).__name__}: {error}.")
         return self._answer(200, {"scores": scores.tolist()})
 
+    def _body(self, size: int) -> bytes:
+        """As many bytes; TimeoutError, which ends the connection, where they trickle for longer than LONGEST_BODY."""
+        end, body = time.monotonic() + LONGEST_BODY, bytearray()
+        while len(body) < size:
+            self.connection.settimeout(max(end - time.monotonic(), 1e-3))
+            piece = self.rfile.read1(min(size - len(body), 2**16))
+            if not piece:
+                break
+            body += piece
+        self.connection.settimeout(self.timeout)
+        return bytes(body)
+
     def _allowed(self) -> bool:
+        if self.server.own_names_only and not is_own_name(self.headers.get("Host", "")):
+            self._refuse(421, "The scores are served on this machine alone, as 127.0.0.1 or localhost.")
+            return False
         if self.server.rate.exceeded(self.client_address[0]):
             self._refuse(429, f"More than {RATE:g} requests a second come from your address; ask later.")
             return False
@@ -123,7 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _refuse(self, status: int, sentence: str) -> None:
         self.close_connection = True
-        self._answer(status, {"error": sentence})
+        self._answer(status, {"error": masked_addresses(sentence)})
         try:  # what is still being sent is passed over, or closing would take the answer away with it
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(1.0)

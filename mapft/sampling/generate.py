@@ -30,6 +30,11 @@ class Tokenized:
 
 def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> Tokenized:
     """Texts as they are, messages through the chat template with the generation prompt."""
+    if any(not isinstance(prompt, str) for prompt in prompts) and not tokenizer.chat_template:
+        raise UserError(
+            f"The prompts are messages (data.as_chat?), and the tokenizer of {tokenizer.name_or_path} has no chat "
+            "template; give prompts as texts, or a model that was trained to chat."
+        )
     ids = []
     for prompt in prompts:
         if isinstance(prompt, str):

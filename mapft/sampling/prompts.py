@@ -15,10 +15,13 @@ FILES = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
-def load_prompts(data: DataConfig, least: int = 2) -> list[Prompt]:
-    """The distinct prompts, in their order: texts, or lists of messages. Raises UserError row by row."""
+def load_prompts(data: DataConfig, least: int = 2, option: str = "data.path") -> list[Prompt]:
+    """The distinct prompts, in their order: texts, or lists of messages. Raises UserError row by row.
+
+    option: the setting that gave data.path.
+    """
     path = Path(resolve(data.path)).expanduser()
-    rows = _read(path, data) if path.is_file() else _read_dataset(str(path), data)
+    rows = _read(path, data, option) if path.is_file() else _read_dataset(str(path), data, option)
     prompts: dict[str, Prompt] = {}
     for number, row in enumerate(rows, 1):
         if data.column not in row:
@@ -54,21 +57,21 @@ def _as_chat(prompt: Prompt) -> Prompt:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _read_dataset(path: str, data: DataConfig) -> Iterable[dict[str, Any]]:
+def _read_dataset(path: str, data: DataConfig, option: str) -> Iterable[dict[str, Any]]:
     """Rows of a dataset in a folder or on the Hub."""
     if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILES:
         raise UserError(
-            f"data.path={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
+            f"{option}={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
         )
     from datasets import load_dataset
 
     try:
         return load_dataset(path, data_dir=data.subset, split=data.split)
     except Exception as error:  # datasets raises its own, the hub's, and ValueError
-        raise UserError(f"data.path={data.path} holds no dataset that loads: {error}") from error
+        raise UserError(f"{option}={data.path} holds no dataset that loads: {error}") from error
 
 
-def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
+def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         try:
             lines = path.read_text("utf-8-sig").split("\n")
@@ -86,7 +89,7 @@ def _read(path: Path, data: DataConfig) -> list[dict[str, Any]]:
             return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         except (ValueError, OSError) as error:
             raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
-    raise UserError(f"data.path={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
+    raise UserError(f"{option}={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
 
 
 def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:

@@ -33,10 +33,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); free space or choose output=..."
-        ) from error
+        raise unwritten(path, error) from error
     return path
+
+
+def unwritten(path: Path, error: OSError) -> UserError:
+    """For a file or folder that the system would not make."""
+    return UserError(f"{path} cannot be written ({error.strerror or error}); free space or choose output=...")
 
 
 def write_text(path: Path, text: str) -> Path:

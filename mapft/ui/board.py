@@ -62,7 +62,7 @@ class Board:
     def position(self, unit: str, value: str, level: float) -> float:
         """Where a level lies in a unit; the inverse of `palette`."""
         if unit == "quantile":
-            return float((self.matrix.column(value) <= level).mean())
+            return quantile_of(self._sorted[value], level)
         base, sd = self.matrix.base[value], self.matrix.sd[value]
         return level if unit == "absolute" else (level - base) / sd if sd > 0 else 0.0
 
@@ -107,8 +107,23 @@ class Board:
     @cached_property
     def questions(self) -> dict[int, str]:
         """The prompt of each id."""
-        return dict(zip(self.matrix.prompt_ids.tolist(), self.prompts, strict=False))
+        ids = self.matrix.prompt_ids.tolist()
+        return dict(zip(ids, self.prompts or [""] * len(ids), strict=True))
+
+    @cached_property
+    def _sorted(self) -> dict[str, np.ndarray]:
+        return {name: np.sort(self.matrix.column(name)) for name in self.matrix.values}
 
     @cached_property
     def _regions(self) -> dict[tuple[str, str], np.ndarray]:
         return {}
+
+
+def quantile_of(sorted_N: np.ndarray, level: float) -> float:
+    """q with np.quantile(scores, q) = level: linear between neighbours in order, the greatest q where scores repeat."""
+    rounding = 1e-12 * float(np.abs(sorted_N[[0, -1]]).max())
+    last = int(np.searchsorted(sorted_N, level + rounding, side="right")) - 1
+    if last < 0 or last + 1 == len(sorted_N):
+        return float(last >= 0)
+    step = sorted_N[last + 1] - sorted_N[last]
+    return float(min(1.0, (last + max(level - sorted_N[last], 0.0) / step) / (len(sorted_N) - 1)))

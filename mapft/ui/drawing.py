@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 from mapft.palette import RewardMatrix, Status
-from mapft.palette.explain import obstacle
+from mapft.palette.explain import obstacle, shown, units
 from mapft.ui.board import Board, View
 
 WORDS = {
@@ -22,23 +22,20 @@ WORDS = {
 ACCENT, SECOND = "#d55e00", "#0072b2"  # of Okabe and Ito's palette for colour-blind readers
 
 
-def number(x: float, digits: int = 3) -> str:
-    """A number as short as it stays readable."""
-    return (
-        "–" if not math.isfinite(x) else f"{x:.{digits}g}" if abs(x) >= 1e4 or 0 < abs(x) < 1e-3 else f"{x:.{digits}f}"
-    )
-
-
 def verdict(view: View, matrix: RewardMatrix) -> str:
     """Attainable or not, margin, the certificate in words, KL and effective samples."""
     solution = view.solution
     lines = [f'<strong class="{"yes" if view.attainable else "no"}">{WORDS[solution.status]}.</strong>']
     if math.isfinite(solution.margin):
         lines.append(f"Margin {solution.margin:+.3f} sd.")
+    beyond = [name for name, c in solution.targets.items() if c > matrix.column(name).max()]
+    if view.attainable and beyond:
+        names = escape(", ".join(beyond))
+        lines.append(f"Beyond the best sample of {names}: the {solution.estimator} estimator extrapolates there.")
     if view.attainable and view.analysis is not None:
         share = solution.ess / len(matrix)
         lines.append(
-            f"KL to the base {number(solution.kl)} nats; {solution.ess:.0f} of {len(matrix)} samples effective "
+            f"KL to the base {shown(solution.kl)} nats; {solution.ess:.0f} of {len(matrix)} samples effective "
             f"({share:.0%}), {view.analysis.ess_per_prompt:.1f} of the median prompt's."
         )
         if view.analysis.ess_worst_prompt < 1.5 and solution.estimator != "pooled":
@@ -62,19 +59,19 @@ def levels(view: View, board: Board) -> str:
     )
     rows = []
     for name in board.matrix.values:
-        solution, sd = view.solution, board.matrix.sd[name]
+        solution, (sd, per_sd) = view.solution, units(board.matrix, name)
         target = solution.targets.get(name)
         predicted = solution.realized[name]
         price = view.analysis.price_per_sd.get(name, 0.0) if view.analysis else math.nan
         rows.append(
             [
                 escape(name),
-                number(board.matrix.base[name]),
-                "free" if target is None else number(target),
-                number(solution.lam[name]),
-                number(predicted),
-                number(board.position("quantile", name, predicted), 2) if math.isfinite(predicted) else "–",
-                f"{number(price)} nats" if target is not None and sd > 0 and view.attainable else "",
+                shown(board.matrix.base[name], sd),
+                "free" if target is None else shown(target, sd),
+                shown(solution.lam[name], per_sd),
+                shown(predicted, sd),
+                f"{board.position('quantile', name, predicted):.2f}" if math.isfinite(predicted) else "-",
+                f"{shown(price)} nats" if target is not None and sd > 0 and view.attainable else "",
                 _side_effects(view, board, name),
             ]
         )
@@ -106,6 +103,8 @@ def samples(board: Board, view: View, prompt_id: int, most: int = 12) -> str:
         return "<p>The texts are not known; open a run folder, or scores with columns prompt and response.</p>"
     if not view.attainable:
         return "<p>No lambda, no probabilities.</p>"
+    if prompt_id not in board.questions:
+        return "<p>Choose a prompt.</p>"
     texts, probability_K, _ = board.candidates(prompt_id, view.solution)
     rows = []
     for k in np.argsort(-probability_K)[:most]:
@@ -146,7 +145,7 @@ def radar(board: Board, view: View) -> str:
 def trade_off(board: Board, view: View, first: str, second: str) -> str:
     """What is attainable for two values, the front at the palette's KL, base, target and predicted level."""
     if first == second:
-        return "<p>Choose two different values.</p>"
+        return "<p>What two values give for each other needs two different ones.</p>"
     region = board.region(first, second)
     lines = [region]
     if view.attainable and view.solution.kl > 0:
@@ -175,7 +174,8 @@ def trade_off(board: Board, view: View, first: str, second: str) -> str:
         x, y = at([view.solution.realized[first], view.solution.realized[second]])
         parts.append(f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" class="mark predicted"/>')
     for k, name in enumerate((first, second)):
-        label = f"{escape(_short(name))}: {number(low[k])} to {number(high[k])}"
+        ends = " to ".join(shown(float(end[k]), board.matrix.sd[name]) for end in (low, high))
+        label = f"{escape(_short(name))}: {ends}"
         turn = (
             'x="150" y="226" text-anchor="middle"'
             if k == 0

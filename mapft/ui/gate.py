@@ -8,7 +8,7 @@ so that no site in a browser can take the page for its own.
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mapft.serving import Rate, is_loopback
+from mapft.serving import Rate, is_own_name
 
 PATHS = {
     "GET": {
@@ -27,6 +27,7 @@ PATHS = {
 FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # of the package, and one that only waits
 MOST_BYTES = 2**20  # of one request
 RATE = 500.0  # requests of one address per second, after a burst of as many; the page loads about 60 files
+MOST_UNDERWAY = 256  # requests; an open page holds two
 LOGINS = 3.0  # tries of a password, likewise
 
 Scope = MutableMapping[str, Any]
@@ -39,7 +40,7 @@ class Gate:
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], loopback: bool) -> None:
         self.app, self.loopback = app, loopback
-        self.rate, self.logins = Rate(RATE), Rate(LOGINS)
+        self.rate, self.logins, self.underway = Rate(RATE), Rate(LOGINS), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer with a sentence."""
@@ -47,7 +48,11 @@ class Gate:
             return await self.app(scope, receive, send)
         status, sentence = self._refusal(scope) if scope["type"] == "http" else (403, "The page has no such thing.")
         if not sentence:
-            return await self.app(scope, receive, send)
+            self.underway += 1
+            try:
+                return await self.app(scope, receive, send)
+            finally:
+                self.underway -= 1
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         return await send({"type": "http.response.body", "body": sentence.encode()})
@@ -58,9 +63,9 @@ class Gate:
         address = scope["client"][0] if scope["client"] else ""
         if self.rate.exceeded(address) or (path == "/login" and self.logins.exceeded(address)):
             return 429, "Too many requests come from your address; ask later."
-        name = headers.get(b"host", b"").decode("latin-1").rpartition("@")[2]
-        name = name[1 : name.find("]")] if name.startswith("[") else name.partition(":")[0]
-        if self.loopback and not is_loopback(name):
+        if self.underway >= MOST_UNDERWAY:
+            return 503, f"{MOST_UNDERWAY} requests are under way already; ask again later."
+        if self.loopback and not is_own_name(headers.get(b"host", b"").decode("latin-1")):
             return 421, "The page is served on this machine alone, as 127.0.0.1 or localhost."
         asked = "GET" if method == "HEAD" else method
         inside = asked == "GET" and path.startswith(FOLDERS) and ".." not in path

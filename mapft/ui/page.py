@@ -16,6 +16,7 @@ from mapft.ui import drawing
 from mapft.ui.board import UNITS, WAYS, Board
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a palette; it becomes a file's name
+WRITABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names of values that Hydra reads on a command line
 FREE = 0.7  # quantile that a slider begins at
 LONGEST = 120  # letters of a prompt in the list
 WAITING = 64  # moves that wait for their answer; a browser sends the next one when it has the last
@@ -44,8 +45,8 @@ class Page:
 
     def show(self, unit: str, first: str, second: str, question: str | None, name: str, *sliders: Any) -> list[Any]:
         """Everything that depends on the sliders; a mistake is shown where the verdict stands."""
-        asked, positions = self._split(sliders)
         try:
+            asked, positions = self._split(sliders)
             view = self.board.view(self.palette(unit, asked, positions))
             return [
                 drawing.verdict(view, self.board.matrix),
@@ -59,7 +60,9 @@ class Page:
             return [f'<p class="verdict" role="status">{drawing.escape(str(error))}</p>', "", "", "", "", ""]
 
     def command_line(self, unit: str, asked: Mapping[str, float], name: str) -> str:
-        """`mapft run` for the palette on the page."""
+        """`mapft run` for the palette on the page; by its file where a value's name cannot stand on a command line."""
+        if not all(map(WRITABLE.fullmatch, asked)):
+            return f"Save it, put the file into conf/palette, and run: {self.command} palette={name}"
         words = ["palette=custom", f"palette.name={name if NAME.fullmatch(name) else 'custom'}"]
         words += [f"+palette.{WAY_OF[unit]}.{value}={at:.10g}" for value, at in asked.items()]
         return f"{self.command} {shlex.join(words)}"
@@ -68,12 +71,12 @@ class Page:
 
     def nearest(self, how: str, unit: str, *sliders: Any) -> list[Any]:
         """Slider positions of the nearest attainable palette, in absolute units, in which it is exact."""
-        asked, positions = self._split(sliders)
         try:
+            asked, positions = self._split(sliders)
             palette = self.palette(unit, asked, positions)
             new = self.board.nearest(palette, how).new.targets
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise told(str(error)) from error
         levels = [new.get(name, self.board.matrix.base[name]) for name in self.values]
         return [
             gr.Radio(value="absolute"),
@@ -82,9 +85,9 @@ class Page:
 
     def convert(self, before: str, unit: str, *sliders: Any) -> list[Any]:
         """The same levels in another unit."""
+        if before == unit or None in sliders:
+            return [before, *(gr.skip() for _ in self.values)]
         _, positions = self._split(sliders)
-        if before == unit:
-            return [unit, *(gr.skip() for _ in self.values)]
         moved = []
         for name, at in zip(self.values, positions, strict=True):
             level = self.board.palette(before, {name: at}).targets[name]
@@ -93,8 +96,8 @@ class Page:
 
     def save(self, name: str, unit: str, *sliders: Any) -> tuple[str, Any]:
         """{folder}/{name}.yaml, a palette as conf/palette has them."""
-        asked, positions = self._split(sliders)
         try:
+            asked, positions = self._split(sliders)
             self.palette(unit, asked, positions)
             if not NAME.fullmatch(name or ""):
                 raise UserError("A palette's name is 1 to 64 letters, digits, - and _; it becomes a file's name.")
@@ -102,7 +105,7 @@ class Page:
             if path.exists():
                 raise UserError(f"{name}.yaml is there already; choose another name.")
         except UserError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise told(str(error)) from error
         self.folder.mkdir(parents=True, exist_ok=True)
         settings = {"name": name, WAY_OF[unit]: self.asked(asked, [float(f"{at:.10g}") for at in positions])}
         write_text(path, yaml.safe_dump(settings, sort_keys=False))
@@ -117,7 +120,7 @@ class Page:
     def load(self, name: str | None) -> list[Any]:
         """Unit, ticks and sliders of a saved palette."""
         if not name or name not in self.saved():
-            raise gr.Error("Choose a saved palette.", print_exception=False)
+            raise told("Choose a saved palette.")
         try:
             settings = yaml.safe_load((self.folder / f"{name}.yaml").read_text("utf-8"))
             [(way, asked)] = [(way, settings[way]) for way in WAY_OF.values() if settings.get(way)]
@@ -125,7 +128,7 @@ class Page:
             positions = {value: float(at) for value, at in asked.items()}
             self.board.palette(unit, positions)
         except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError, UserError) as error:
-            raise gr.Error(f"{name}.yaml holds no palette of these values: {error}", print_exception=False) from error
+            raise told(f"{name}.yaml holds no palette of these values: {error}") from error
         ticks = [name in positions for name in self.values]
         base = {name: self.board.span(unit, name)[0] for name in self.values}
         return [unit, unit, *ticks, *(self._slider(v, unit, positions.get(v, base[v])) for v in self.values), name]
@@ -188,7 +191,8 @@ class Page:
             )
             page.load(lambda: gr.Dropdown(choices=self.saved()), None, chosen, api_visibility="private")
             quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-            unit.input(self.convert, [unit_before, unit, *ticks, *sliders], [unit_before, *sliders], **quiet)
+            moving = [unit_before, unit, *ticks, *sliders]
+            unit.input(self.convert, moving, [unit_before, *sliders], trigger_mode="always_last", **quiet)
             for how, button in ways.items():
                 button.click(
                     lambda *args, how=how: self._nearest_and_unit(how, *args),
@@ -211,6 +215,8 @@ class Page:
 
     def _split(self, sliders: tuple[Any, ...]) -> tuple[list[bool], list[float]]:
         count = len(self.values)
+        if None in sliders:
+            raise UserError("A level is empty; give it a number.")
         return [bool(tick) for tick in sliders[:count]], [float(at) for at in sliders[count:]]
 
     def _questions(self) -> list[tuple[str, int]]:
@@ -218,3 +224,8 @@ class Page:
 
     def _prompt_id(self, question: Any) -> int:
         return int(question) if question is not None else -1
+
+
+def told(sentence: str) -> gr.Error:
+    """A message beside the page. Gradio shows it as HTML, so what a file says in it is escaped."""
+    return gr.Error(drawing.escape(sentence), print_exception=False)

@@ -20,6 +20,7 @@ from mapft.ui.board import Board
 PASSWORD = "MAPFT_UI_PASSWORD"  # the variable that holds it; words of a command are seen by everyone on the machine
 USER = "mapft"
 PORTS = range(7860, 7960)  # gradio's own
+LEFT_OUT = ("palette", "run_dir=", "-m", "--multirun")  # of the command that made a run, for a run of another palette
 TEXTS = ("prompt", "response")
 PALETTES = "palettes"  # beside the scores
 
@@ -86,7 +87,7 @@ def _words(words: Sequence[str]) -> tuple[Path, str, int | None]:
     if len(words) % 2 == 0 or not set(options) <= {"--host", "--port"}:
         raise UserError(f"mapft ui does not understand {' '.join(words[1:])}; it takes --host NAME and --port NUMBER.")
     port = options.get("--port")
-    if port is not None and not (port.isdigit() and 0 < int(port) < 2**16):
+    if port is not None and not (port.isdecimal() and 0 < int(port) < 2**16):
         raise UserError(f"--port {port} is no port; give a number from 1 to 65535.")
     return path, options.get("--host", "127.0.0.1"), int(port) if port else None
 
@@ -100,18 +101,29 @@ def open_scores(path: Path) -> tuple[Board, Path, str]:
         matrix = RewardMatrix.from_parquet(path / "scores.parquet")
         samples = read_table(path / "samples.parquet")
         overrides = shlex.split(read_json(path / "config.json").get("command", ""))[2:]
-        command = shlex.join(["mapft", "run", *(w for w in overrides if not w.lstrip("+").startswith("palette"))])
+        kept = [word for word in overrides if not word.lstrip("+~").startswith(LEFT_OUT)]
+        command = shlex.join(["mapft", "run", *kept])
         return Board(matrix, samples["prompt"].tolist(), samples["response"].tolist()), path.parent / PALETTES, command
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"{path} is no run folder and no .csv or .parquet of scores.")
     read = RewardMatrix.from_csv if path.suffix == ".csv" else RewardMatrix.from_parquet
     known = [name for name in TEXTS if name in _header(path)]
     matrix = read(path, ignore=known)
-    columns = (
-        pd.read_csv(path, usecols=known, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path, columns=known)
+    if path.suffix == ".csv":
+        columns = pd.read_csv(path, usecols=known, dtype=str, keep_default_na=False)
+    else:
+        columns = pd.read_parquet(path, columns=known).fillna("")
+    texts = [columns[name].tolist() if name in known else [] for name in TEXTS]
+    for name, column in zip(TEXTS, texts, strict=True):
+        if strange := next((text for text in column if not isinstance(text, str)), None):
+            raise UserError(
+                f"The column {name} of {path} holds {strange!r}, which is no text; write texts, or drop it."
+            )
+    return (
+        Board(matrix, *texts),
+        path.parent / PALETTES,
+        shlex.join(["mapft", "run", f"rewards=[{','.join(matrix.values)}]"]),
     )
-    texts = [columns[name].fillna("").tolist() if name in known else [] for name in TEXTS]
-    return Board(matrix, *texts), path.parent / PALETTES, "mapft run"
 
 
 def _header(path: Path) -> list[str]:

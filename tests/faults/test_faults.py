@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
@@ -105,6 +106,29 @@ def test_a_reward_that_fails_at_some_call(undisturbed, tmp_path, fault, call):
     assert Victim("run", overrides, log).wait() == 0
     assert not kept & set(calls(log)[asked:])
     same(tmp_path / "out/run", runs["simultaneous"][1])
+
+
+def test_decoding_that_is_killed_goes_on(undisturbed, tmp_path):
+    """At three moments; the lines are those of an undisturbed decoding, and whole chunks are not drawn again."""
+    world, runs = undisturbed
+    output, log = tmp_path / "out", tmp_path / "calls"
+    shutil.copytree(runs["simultaneous"][1].parent, output)
+    overrides = [*settings(world, output), "decoding={candidates: 64, samples_per_prompt: 64}"]
+    before, found = Victim("decode", overrides, log), output / "run"
+    assert before.wait() == 0, before.said[-3000:]
+    [whole] = found.glob("decoded-*.jsonl")
+    lines, asked = whole.read_bytes(), len(calls(log))
+    whole.unlink()
+    log.unlink()
+    kills = 0
+    for delay in (0.1, 0.3, 0.5):
+        begun = lambda victim: whole.exists() and whole.stat().st_size > 0  # noqa: E731
+        kills += Victim("decode", overrides, log).kill_when(begun, delay)
+    assert kills >= 1
+    last = Victim("decode", overrides, log)
+    assert last.wait() == 0, last.said[-3000:]
+    assert whole.read_bytes() == lines
+    assert len(calls(log)) <= asked + kills, "a kill costs the chunk that was being scored"
 
 
 def test_a_clock_that_jumps(undisturbed, tmp_path):

@@ -156,5 +156,6 @@ def _read_whole(path: Path) -> None:
 
 def kept_scores(output: Path) -> set[str]:
     """Digests of every array of scores that is on disk."""
-    arrays = [np.load(path, allow_pickle=False) for path in output.glob("store/score-vowels-*/*.npy")]
+    paths = [*output.glob("store/score-vowels-*/*.npy"), *output.glob("run/stages/*-vowels/scores/*.npy")]
+    arrays = [np.load(path, allow_pickle=False) for path in paths]
     return {digest(part) for scores in arrays for part in (scores, *np.split(scores, [1024]))}

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
@@ -56,6 +57,48 @@ def test_remote_scores_are_the_servers(serving):
     assert httpx.get(url).json() == {"values": {"vowels": "score"}}
 
 
+def test_another_name_for_this_machine_is_refused(serving):
+    """As a browser asks whose site has pointed its own name here."""
+    url = serving({"vowels": VOWELS})
+    answer = httpx.get(url, headers={"Host": "evil.example"})
+    assert answer.status_code == 421
+    assert answer.json()["error"].startswith("The scores are served on this machine alone")
+    assert httpx.get(url, headers={"Host": "localhost:1"}).status_code == 200
+
+
+def test_the_number_of_connections_is_bounded(serving, monkeypatch):
+    monkeypatch.setattr("mapft.rewards.server.MOST_CONNECTIONS", 3)
+    url = serving({"vowels": VOWELS})
+    idle = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(3)]
+    with pytest.raises(httpx.TransportError):
+        httpx.get(url, trust_env=False)
+    for connection in idle:
+        connection.close()
+    for _ in range(100):  # until the threads have seen it
+        with suppress(httpx.TransportError):
+            assert httpx.get(url, trust_env=False).status_code == 200
+            return
+        time.sleep(0.1)
+    pytest.fail("no connection is taken any more")
+
+
+def test_a_body_that_trickles_ends_the_connection(serving, monkeypatch):
+    monkeypatch.setattr("mapft.rewards.server.LONGEST_BODY", 0.3)
+    url = serving({"vowels": VOWELS})
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=20) as connection:
+        connection.sendall(b"POST /score/vowels HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
+        assert connection.recv(64) == b""
+    assert ask(f"{url}/score/vowels").tolist() == [2 / 3, 0.0]
+
+
+def test_the_password_of_another_server_is_not_told(serving):
+    upstream = {"kind": "remote", "url": "http://me:planted@127.0.0.1:9/score/v?token=planted", "retries": 0}
+    answer = httpx.post(serving({"up": upstream}) + "/score/up", json={"prompts": ["p"], "responses": ["r"]})
+    assert answer.status_code == 422
+    assert "http://me:***@127.0.0.1:9/score/v?token=***" in answer.json()["error"]
+    assert "planted" not in answer.text
+
+
 @pytest.mark.parametrize(
     ("path", "request_", "status"),
     [
@@ -82,7 +125,9 @@ def test_a_bad_request_is_refused_with_a_sentence_and_the_server_lives(serving, 
 def test_a_request_of_impossible_length_is_refused_unread(serving, length, status):
     url = serving({"vowels": VOWELS})
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10) as connection:
-        connection.sendall(f"POST /score/vowels HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode())
+        connection.sendall(
+            f"POST /score/vowels HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode()
+        )
         assert connection.recv(64).startswith(f"HTTP/1.1 {status} ".encode())
 
 
@@ -269,7 +314,7 @@ def test_a_stranger_is_refused_before_the_body_is_read(serving, monkeypatch):
     monkeypatch.setenv(remote.TOKEN, "open-sesame\n")
     url = serving({"vowels": VOWELS})
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1])), timeout=10) as connection:
-        connection.sendall(b"POST /score/vowels HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n")
+        connection.sendall(b"POST /score/vowels HTTP/1.1\r\nHost: localhost\r\nContent-Length: 60000000\r\n\r\n")
         assert connection.recv(64).startswith(b"HTTP/1.1 401 ")
     assert ask(f"{url}/score/vowels")[0] == 2 / 3
 

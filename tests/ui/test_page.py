@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import socket
 from types import SimpleNamespace
 
@@ -9,9 +10,11 @@ import httpx
 import pandas as pd
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from mapft.errors import UserError
 from mapft.palette import Palette, RewardMatrix, adjust, solve_dual
+from mapft.ui import drawing
 from mapft.ui.board import WAYS
 from mapft.ui.gate import MOST_BYTES, Gate
 from mapft.ui.service import open_scores, page_of
@@ -107,7 +110,7 @@ def test_a_port_that_is_taken_is_told(run):
 
 def out_of_reach(page, scores: RewardMatrix) -> Palette:
     """The palette that the sliders have been moved to, with the proof on the page."""
-    at = {"value 0": 1.0, "value 1": 1.0, "value 2": 0.5}
+    at = {"value_0": 1.0, "value_1": 1.0, "value_2": 0.5}
     for number, level in enumerate(at.values()):
         set_level(page, number, level)
     palette = Palette.from_quantiles(scores, at)
@@ -122,12 +125,15 @@ def test_moves_infeasible_nearest_save_reload(browsed, run):
     scores = RewardMatrix.from_parquet(run / "scores.parquet")
     for number, at in enumerate((0.6, 0.55, 0.5)):
         set_level(page, number, at)
-    wanted = solve_dual(scores, Palette.from_quantiles(scores, {"value 0": 0.6, "value 1": 0.55, "value 2": 0.5}))
+    wanted = solve_dual(scores, Palette.from_quantiles(scores, {"value_0": 0.6, "value_1": 0.55, "value_2": 0.5}))
     wait_for_verdict(page, f"{wanted.kl:.3f} nats")
-    assert f"{wanted.lam['value 0']:.3f}" in page.inner_text("#levels")
+    assert f"{wanted.lam['value_0']:.3f}" in page.inner_text("#levels")
     command = page.input_value("#command textarea")
     assert command.startswith("mapft run experiment=own seed=3 palette=custom palette.name=mine")
-    assert "'+palette.quantiles.value 0=0.6'" in command
+    overrides = OverridesParser.create().parse_overrides(shlex.split(command)[2:])
+    given = {override.key_or_group: override.value() for override in overrides}
+    assert [given.pop(f"palette.quantiles.value_{number}") for number in range(3)] == [0.6, 0.55, 0.5]
+    assert given == {"experiment": "own", "seed": 3, "palette": "custom", "palette.name": "mine"}
 
     for how in WAYS:
         page.check("#unit input[value=quantile]")
@@ -238,6 +244,20 @@ def test_a_hostile_name_of_a_value_is_inert(tmp_path):
         assert page.evaluate("window.hacked") is None
         assert page.query_selector("img[src=x], a[href^=javascript]") is None
         assert "window.hacked=1" in page.inner_text("#level-0")
+        assert page.input_value("#command textarea").startswith("Save it, put the file into conf/palette, and run")
+        (tmp_path / "palettes").mkdir()
+        (tmp_path / "palettes" / "other.yaml").write_text("quantiles: {gone: 0.5}")
+        page.reload()
+        complaints.clear()  # gradio's, of requests that the reload broke off
+        page.wait_for_selector("#verdict .verdict")
+        page.click("#saved input")
+        page.click("[role=option]:has-text('other')")
+        page.click("#load")
+        page.wait_for_selector("text=holds no palette of these values")
+        page.wait_for_timeout(500)
+        assert HOSTILE[:20] in page.inner_text("body")
+        assert page.evaluate("window.hacked") is None
+        assert page.query_selector("img[src=x], script:has-text('hacked')") is None
     assert not complaints
 
 
@@ -248,4 +268,16 @@ def test_scores_with_texts_in_a_csv(tmp_path):
     ).to_csv(path, index=False)
     board, folder, command = open_scores(path)
     assert board.questions == {0: "p", 1: "q"}
-    assert (board.responses, folder, command) == (list("wxyz"), tmp_path / "palettes", "mapft run")
+    assert (board.responses, folder, command) == (list("wxyz"), tmp_path / "palettes", "mapft run 'rewards=[a]'")
+
+
+def test_texts_that_are_none_or_words_for_nothing(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("prompt_id,a,response\n0,1.0,None\n0,2.0,NA\n1,1.0,\n1,2.0,null\n")
+    board, _, _ = open_scores(path)
+    assert (board.questions, board.responses) == ({0: "", 1: ""}, ["None", "NA", "", "null"])
+    view = board.view(Palette({"a": 1.6}))
+    assert "None" in drawing.samples(board, view, 0)
+    pd.DataFrame({"prompt_id": [0, 0], "a": [1.0, 2.0], "response": [3, 4]}).to_parquet(tmp_path / "scores.parquet")
+    with pytest.raises(UserError, match="column response of .* holds 3, which is no text"):
+        open_scores(tmp_path / "scores.parquet")
