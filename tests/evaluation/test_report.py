@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from pathlib import Path
 
 import html5lib
@@ -13,6 +12,7 @@ from mapft.evaluation import report
 from mapft.evaluation.realized import summarize
 from mapft.palette import Palette, RewardMatrix, explain, solve_dual
 from tests.evaluation.test_realized import responses
+from tests.ui.browser import CHROMIUM
 
 HOSTILE = [
     "<script>document.title = 'taken'</script>",
@@ -109,14 +109,14 @@ def test_the_verdict_is_one_sentence():
     assert report.verdict(summary).startswith("1 of 2 targets are missed by more than 0.1 sd on 7 held-out prompts: c.")
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed (apt-get install chromium)")
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 def test_a_browser_shows_it_without_a_word(written):
     """No message on the console, no request but the file itself, and the pictures are there."""
     from playwright.sync_api import sync_playwright
 
     said: list[str] = []
     with sync_playwright() as browsers:
-        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 400, "height": 800})
         page.on("console", lambda message: said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 import httpx
 
-CHROMIUM = shutil.which("chromium")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 @contextmanager
