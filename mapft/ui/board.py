@@ -106,7 +106,9 @@ class Board:
 
     @cached_property
     def questions(self) -> dict[int, str]:
-        """The prompt of each id."""
+        """The prompt of each id, where responses are known; no text where prompts are not."""
+        if not self.responses:
+            return {}
         ids = self.matrix.prompt_ids.tolist()
         return dict(zip(ids, self.prompts or [""] * len(ids), strict=True))
 

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from mapft.ui.board import UNITS, WAYS, Board
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a palette; it becomes a file's name
 WRITABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names of values that Hydra reads on a command line
 FREE = 0.7  # quantile that a slider begins at
-LONGEST = 120  # letters of a prompt in the list
+MOST_PROMPTS = 1000  # in the list
+LONGEST = 120  # letters of each
 WAITING = 64  # moves that wait for their answer; a browser sends the next one when it has the last
 WAY_OF = {"quantile": "quantiles", "sd": "sd", "absolute": "absolute"}  # of conf/palette
 
@@ -220,7 +222,8 @@ class Page:
         return [bool(tick) for tick in sliders[:count]], [float(at) for at in sliders[count:]]
 
     def _questions(self) -> list[tuple[str, int]]:
-        return [(f"{id_}: {text[:LONGEST]}", id_) for id_, text in self.board.questions.items()]
+        listed = islice(self.board.questions.items(), MOST_PROMPTS)
+        return [(f"{id_}: {text[:LONGEST]}", id_) for id_, text in listed]
 
     def _prompt_id(self, question: Any) -> int:
         return int(question) if question is not None else -1

@@ -119,11 +119,8 @@ def open_scores(path: Path) -> tuple[Board, Path, str]:
             raise UserError(
                 f"The column {name} of {path} holds {strange!r}, which is no text; write texts, or drop it."
             )
-    return (
-        Board(matrix, *texts),
-        path.parent / PALETTES,
-        shlex.join(["mapft", "run", f"rewards=[{','.join(matrix.values)}]"]),
-    )
+    command = shlex.join(["mapft", "run", f"rewards=[{','.join(matrix.values)}]"])
+    return Board(matrix, *texts), path.parent / PALETTES, command
 
 
 def _header(path: Path) -> list[str]:
