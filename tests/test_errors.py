@@ -46,5 +46,5 @@ def test_other_errors_stay_ours(error):
 
 
 def test_a_file_that_may_not_be_read_is_not_a_full_disk():
-    said = unwritable(PermissionError(errno.EACCES, "Permission denied", "/root/config.json"))
-    assert said.startswith("/root/config.json cannot be opened (Permission denied)")
+    said = unwritable(PermissionError(errno.EACCES, "Permission denied", "/data/config.json"))
+    assert said.startswith("/data/config.json cannot be opened (Permission denied)")
