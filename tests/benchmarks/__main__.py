@@ -39,8 +39,11 @@ BENCHMARKS = {  # in the order of the file
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(BENCHMARKS), help="names, separated by commas")
+    names = parser.parse_args().only.split(",")
+    if unknown := set(names) - set(BENCHMARKS):
+        parser.error(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
     kept, failed = sections(), []
-    for name in parser.parse_args().only.split(","):
+    for name in names:
         print(f"{name}: {BENCHMARKS[name]} ...", flush=True)
         part = measured(name)
         if part is None:
