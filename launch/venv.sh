@@ -1,4 +1,4 @@
-# Sourced by the scripts here: .venv at the repository's root, with mapft and the extras named in $1 ("" or "[dev]").
+# Sourced by the other scripts: creates .venv in the root of the repository, with mapft and the extras in $1 ("" or "[dev]").
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then

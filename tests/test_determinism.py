@@ -6,9 +6,9 @@ from hashlib import blake2b
 import pandas as pd
 import pytest
 
-from mapft import seeding
 from mapft.cli import main
-from mapft.seeding import derive_seed
+from mapft.utils import seeds as seeding
+from mapft.utils.seeds import derive_seed
 from tests import worlds
 from tests.worlds import SMALL, own
 

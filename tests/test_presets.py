@@ -1,6 +1,6 @@
 """Every preset composes and runs on tiny random models of its own architecture; only paths are overridden.
 
-Truth: what the datasets' rows hold; the settings that the paper names (method section 10).
+Truth: what the datasets' rows hold; the settings of the paper (section 3.1).
 """
 
 import gzip
@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 
 from mapft.cli import main
 from mapft.config import DataConfig, Extract
-from mapft.paths import shipped
 from mapft.rewards import KINDS, parse
 from mapft.sampling.prompts import load_prompts
+from mapft.utils.paths import shipped
 from tests.rewards import tiny
 
 VALUES = ("humor", "positive", "helpful", "harmless", "diversity", "coherence", "perplexity")
@@ -69,7 +69,8 @@ def test_long_prompts_are_reported(models, datasets, tmp_path, capfd):
     overrides += [f"model.path={models[1]['opt_1_3b']}", f"data.path={datasets / 'hh'}", "+palette.sd.brief=0.1"]
     overrides += ["data.max_prompt_tokens=10", "sampling.max_new_tokens=4", f"output={tmp_path}"]
     assert main(["sample", *overrides]) == 0
-    assert re.search("[1-8] of 8 prompts are longer than data.max_prompt_tokens=10: cut", capfd.readouterr().out)
+    message = "[1-8] of 8 prompts are longer than data.max_prompt_tokens=10: texts are cut"
+    assert re.search(message, capfd.readouterr().out)
 
 
 def test_the_papers_reviews_are_beginnings_of_20_to_30_characters(datasets):
@@ -100,7 +101,7 @@ def test_presets_run_from_samples_to_lambda(models, datasets, tmp_path, capfd, m
         f"rewards=[{','.join(values)}]",
         f"palette={palette}",
     ]
-    overrides += [f"model.path={policies[model]}", f"data.path={datasets / folder}", "dual.if_unattainable=nearest"]
+    overrides += [f"model.path={policies[model]}", f"data.path={datasets / folder}", "dual.if_infeasible=nearest"]
     overrides += [f"rewards.{name}.path={rewards[name]}" for name in values if name in rewards and name != "perplexity"]
     overrides += [
         "sampling.max_new_tokens=6",
@@ -139,7 +140,7 @@ def test_every_reward_preset_composes(capfd):
 
 HUMAN = {"template": "\n\nHuman: {prompt} \n\nAssistant:", "second": "{response}", "label": 0, "output": "logit"}
 BOTH = {"template": "{prompt}{response}", "second": None}
-PAPER = {  # method section 10
+PAPER = {  # section 3.1 of the paper
     "humor": ("classifier", "mohameddhiab/humor-no-humor", BOTH | {"label": 1, "output": "logit"}),
     "positive": ("classifier", "lvwerra/distilbert-imdb", BOTH | {"label": 1, "output": "probability"}),
     "helpful": ("classifier", "Ray2333/gpt2-large-helpful-reward_model", HUMAN),
@@ -171,5 +172,6 @@ def test_values_and_palette_that_do_not_fit_are_both_named(capfd):
     assert main(["solve", "rewards=[humor,helpful]", "palette=hhh_70"]) == 2
     said = capfd.readouterr().err
     assert (
-        "asks for harmless, which no reward scores (rewards: humor, helpful; palette: harmless, helpful, humor)" in said
+        "has a target for harmless, which has no reward (rewards: humor, helpful; palette: harmless, helpful, humor)"
+        in said
     )

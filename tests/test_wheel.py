@@ -1,26 +1,65 @@
-"""The wheel outside the repository: conf/ and launch/ travel inside it, and the settings compose."""
+"""The wheel. Truth: the files of the repository, and a run composed by the wheel outside of it."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+
+import pytest
+
+from mapft.config.launch import LAUNCHERS
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_an_installed_wheel_composes_outside_the_repository(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the content of the wheel."""
+    folder = tmp_path_factory.mktemp("wheel")
     build = "import hatchling.build, sys; print(hatchling.build.build_wheel(sys.argv[1]))"
-    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site/mapft/launch/quickstart.sh").exists()
+    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=ROOT, check=True, capture_output=True)
+    [wheel] = folder.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(folder / "site")
+    return folder / "site"
+
+
+def files(folder: Path, pattern: str = "*") -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob(pattern) if path.is_file()}
+
+
+def test_launch_has_the_configurations_of_accelerate_and_no_scripts(site):
+    assert files(site / "mapft/launch") == {f"{name}.yaml" for name in LAUNCHERS}
+
+
+def test_conf_is_complete(site):
+    assert files(site / "mapft/conf") == files(ROOT / "conf", "*.yaml") | {"README.md"}
+
+
+def test_the_package_has_its_source_data_and_readmes_and_nothing_else(site):
+    package = files(site / "mapft") - {f"{name}/{file}" for name in ("conf", "launch") for file in files(ROOT / name)}
+    source = {name for name in files(ROOT / "mapft") if "__pycache__" not in name}
+    assert package == source
+    assert {Path(name).suffix for name in package} <= {".py", ".typed", ".jinja", ".toml", ".md"}
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"mapft"}
+
+
+def test_a_run_composes_outside_the_repository(site, tmp_path):
     code = (
         "import sys; sys.path = [sys.argv[1]] + [p for p in sys.path if 'mapft' not in p];"
         "import mapft.cli; assert mapft.__file__.startswith(sys.argv[1]), mapft.__file__;"
         "sys.exit(mapft.cli.main(['run', '--cfg', 'job']))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True, check=False
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(site)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert "name: hhh_70" in done.stdout
+    assert process.returncode == 0, process.stderr
+    assert "name: hhh_70" in process.stdout
+
+
+def test_the_release_audits_every_extra_for_users():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    workflow = (ROOT / ".github/workflows/release.yml").read_text("utf-8")
+    audited = re.search(r"pip install \.\[([\w,]+)\]", workflow)
+    assert set(audited[1].split(",")) == set(extras) - {"dev"}

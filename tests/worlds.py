@@ -120,3 +120,15 @@ def own(world, output: Path, *more: str, palette: str = "+palette.quantiles.vowe
         "sampling.max_new_tokens=8",
         *more,
     ]
+
+
+def entries(cache: Path) -> list[Path]:
+    """Entries of a cache of samples and scores, without its locks."""
+    return [path for path in cache.iterdir() if not path.name.startswith(".")]
+
+
+def sweep(folder: Path) -> tuple[Path, list[str]]:
+    """(folder of the runs, command) of a sweep over two palettes, and one with a quantile of 2, which is invalid."""
+    overrides = own(build(folder / "world"), folder / "runs", *SMALL, palette="palette.name=swept")
+    command = ["run", "-m", *overrides, "+palette.quantiles.judge=0.55", "+palette.quantiles.vowels=0.5,2,0.6"]
+    return folder / "runs", command

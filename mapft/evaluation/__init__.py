@@ -1,1 +1,1 @@
-"""Was the promise kept? Realized levels with intervals, the closing table, the report."""
+"""Realized levels on held-out prompts with intervals, the closing table, figures, the report, the model card."""

@@ -1,28 +1,28 @@
-"""The palette mathematics of MAP: everything a user needs to know before spending GPU time (numpy and scipy only).
+"""The palette mathematics of MAP, on numpy and scipy only. README.md in this folder is the method page.
 
-matrix, files     scores of base samples, one column per human value, and their files
-palette           the level asked of each value
-estimators        which samples and weights estimate E_x log Z; partition evaluates it and its derivatives
-newton            projected Newton for the dual; feasibility: linear programs and certificates; problem joins them
-dual, sequential, refinement   lambda for all values at once, one value at a time, or again on policy
-adjust, nearest   the nearest attainable palette
-analysis, precision, uncertainty, explain    what lambda means, and how far it can be trusted
-frontier, dominance                          what can be had at all
+matrix, score_files     scores of base samples, one column per human value, and their files
+palette, targets        the target of each value, and the kinds in which it can be stated
+partition, estimators   estimates of E_x log Z from samples, with derivatives
+newton, feasibility     projected Newton's method for the dual; linear programs and certificates
+problem, dual           both together: from a score matrix and a palette to lambda
+on_policy               lambda refined on rollouts of the policy in training
+adjust, nearest         the nearest feasible palette
+analysis, precision, uncertainty, explain   prices, sensitivities, standard errors, intervals, text and tables
+frontier, dominance     Pareto fronts, feasible regions, dominance between points
 """
 
 from mapft.palette.adjust import Adjustment, adjust
 from mapft.palette.analysis import Analysis, analyse
-from mapft.palette.dominance import hypervolume, non_dominated
-from mapft.palette.dual import solve_dual, solve_many
+from mapft.palette.dominance import non_dominated
+from mapft.palette.dual import solve_dual
 from mapft.palette.estimators import ESTIMATORS, Estimator
-from mapft.palette.explain import adjustment_table, adjustment_text, explain, table
+from mapft.palette.explain import adjustment_table, explain, solution_table
 from mapft.palette.feasibility import Certificate
 from mapft.palette.frontier import Front, at_kl, feasible_region, pareto_front
-from mapft.palette.matrix import RewardMatrix
+from mapft.palette.matrix import ScoreMatrix
+from mapft.palette.on_policy import Refinement, refine
 from mapft.palette.palette import Palette
-from mapft.palette.precision import SamplePlan, StandardErrors, required_samples, standard_errors
-from mapft.palette.refinement import Refinement, refine
-from mapft.palette.sequential import solve_sequential
+from mapft.palette.precision import StandardErrors, standard_errors
 from mapft.palette.solution import DualSolution, Status
 from mapft.palette.uncertainty import Interval, Uncertainty, bootstrap
 
@@ -37,27 +37,21 @@ __all__ = [
     "Interval",
     "Palette",
     "Refinement",
-    "RewardMatrix",
-    "SamplePlan",
+    "ScoreMatrix",
     "StandardErrors",
     "Status",
     "Uncertainty",
     "adjust",
     "adjustment_table",
-    "adjustment_text",
     "analyse",
     "at_kl",
     "bootstrap",
     "explain",
     "feasible_region",
-    "hypervolume",
     "non_dominated",
     "pareto_front",
     "refine",
-    "required_samples",
+    "solution_table",
     "solve_dual",
-    "solve_many",
-    "solve_sequential",
     "standard_errors",
-    "table",
 ]

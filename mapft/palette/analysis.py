@@ -1,11 +1,13 @@
-"""What a solution means: prices, sensitivities, side effects, trade-offs (method section 4).
+"""What a solution means: prices, sensitivities, side effects, trade-offs.
 
 With V = E_x Var_{p_lam}(r) and A the active values (lam_i > 0):
 
     price         d KL / d c_i = lam_i
-    sensitivity   d lam_A / d c_A = V_AA^-1                       (plus: the published sign is wrong)
-    side effect   d realized_j / d c_i = [V_jA V_AA^-1]_i         for every value j, free ones included
+    sensitivity   d lam_A / d c_A = V_AA^-1                       (theorem 4 of the paper has a minus sign)
+    side effect   d predicted_j / d c_i = [V_jA V_AA^-1]_i        for every value j, free ones included
     trade-off     d c_j / d c_i = -lam_i / lam_j                  at fixed KL
+
+Source: mapft/palette/README.md, "What is reported".
 
 Legend: N rows, P prompts, V values, A active values. Results are in raw units and keyed by value name.
 """
@@ -18,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from mapft.palette.matrix import RewardMatrix
+from mapft.palette.matrix import ScoreMatrix
 from mapft.palette.partition import Floats
 from mapft.palette.precision import StandardErrors, errors_of
 from mapft.palette.problem import Problem
@@ -29,14 +31,14 @@ Nested = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class Analysis:
-    """Derivatives of an optimal solution, raw units; nested dicts are read outer by inner value name.
+    """Derivatives of an optimal solution in raw units.
 
     price: nats of KL per raw unit of target; price_per_sd: per sd of the value.
     sensitivity[i][j]: d lam_i / d c_j, i and j active.
-    side_effects[j][i]: d realized_j / d c_i, i active, j any value.
-    trade_offs[i][j]: units of j that one more unit of i takes at fixed KL (negative), i and j active.
+    side_effects[j][i]: d predicted_j / d c_i, i active, j any value.
+    trade_offs[i][j]: change of target j, negative, for one more unit of target i at fixed KL, i and j active.
     ess_per_prompt, ess_worst_prompt: effective samples (1 to K) of the median and of the worst prompt.
-    standard_errors: of lam and of the truly realized levels.
+    standard_errors: of lam and of the predicted levels.
     """
 
     price: dict[str, float]
@@ -53,11 +55,11 @@ class Analysis:
         return asdict(self)
 
 
-def analyse(matrix: RewardMatrix, solution: DualSolution) -> Analysis:
+def analyse(matrix: ScoreMatrix, solution: DualSolution) -> Analysis:
     """Prices, sensitivities, side effects, trade-offs, ESS per prompt and standard errors of an optimal solution.
 
-    Where values duplicate each other the sensitivity is not unique; the one of least norm is given.
-    Raises UserError when the solution is not optimal or belongs to another matrix. Source: method section 4.
+    Where two values are identical the sensitivity is not unique; the one of least norm is returned.
+    Raises UserError when the solution is not optimal or belongs to another matrix.
     """
     problem = Problem.of(matrix, solution)
     tilt = problem.partition.tilt(problem.lam(solution.lam))
@@ -79,7 +81,7 @@ def analyse(matrix: RewardMatrix, solution: DualSolution) -> Analysis:
     )
 
 
-def _ess_of_prompts(matrix: RewardMatrix, weights_N: Floats) -> Floats:
+def _ess_of_prompts(matrix: ScoreMatrix, weights_N: Floats) -> Floats:
     """(sum_k w)^2 / sum_k w^2 of every prompt; rows sorted by prompt. A prompt without weight counts as 1."""
     starts = matrix.groups.starts
     total_P, squares_P = np.add.reduceat(weights_N, starts), np.add.reduceat(weights_N**2, starts)

@@ -1,27 +1,11 @@
-"""Three estimators of E_x log Z(x, lam) from base samples (method section 2).
+"""Three estimators of E_x log Z(x, lam) from base samples.
 
     pooled       log sum_n w_n exp(lam.z_n)
     per_prompt   sum_x pi_x log mean_{k in x} exp(lam.z_xk)
     centered     lam.E z + log sum_n w_n exp(lam.d_n),    d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1))
 
 with w_n = 1/N and pi_x = K_x/N, the weight of prompt x in the data; where every prompt has K samples, pi_x = 1/P.
-
-What they promise and what comes true: level truly realized minus level promised, in sd, for a target of +.30 sd with
-half of the variance between prompts, 400 prompts, K = 2, 4, 8, 16 samples (`python -m tests.palette.planted`).
-
-                            pooled              per_prompt          centered
-    gaussian              -.15 -.15 -.15 -.15   +.30 +.14 +.05 +.02   -.00 +.00 -.00 -.00
-    gaussian, two spreads -.15 -.15 -.15 -.15   +.30 +.16 +.05 +.02   -.01 -.02 -.02 -.02
-    heavy tails           -.14 -.14 -.14 -.15   +.30 +.26 +.11 +.05   +.02 +.02 +.02 +.01
-    skewed down           -.16 -.16 -.16 -.16   +.20 +.06 +.02 +.01   -.09 -.05 -.03 -.01
-    skewed up             -.12 -.12 -.13 -.13   +.30 +.30 +.16 +.07   +.21 +.07 +.03 +.02
-    refusals (two values) -.16 -.16 -.16 -.16   +.26 +.02 +.01 +.00   -.09 -.05 -.03 -.02
-    mean |error|, 15 worlds     .151                  .159                  .050
-
-(+.30 also stands for a target that most pilots find unattainable.) Two refinements of `centered` were measured on the
-same 15 worlds and not adopted. A spread per prompt: .057, better for Gaussian, worse for heavy-tailed responses.
-Matching the fourth cumulant by theta log mean exp(tau lam.d): .046, up to .06 better under upward skew, but worse by
-.01 to .03 in Gaussian worlds whose prompts differ in spread, and no longer a re-weighting of the samples.
+Source: mapft/palette/README.md, "Three estimators", with their measured errors. `pooled` is equation 7 of the paper.
 
 Legend: N rows, P prompts, V values, K_x samples of prompt x.
 """
@@ -35,9 +19,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mapft.errors import UserError
-from mapft.palette.matrix import ROUNDING, Groups, RewardMatrix
+from mapft.palette.matrix import ROUNDING, Groups, ScoreMatrix
 from mapft.palette.partition import Floats, Mixture, Partition, PromptMixture, blocks
+from mapft.utils.errors import UserError
 
 Estimator = Literal["centered", "pooled", "per_prompt"]
 ESTIMATORS: tuple[Estimator, ...] = ("centered", "pooled", "per_prompt")
@@ -45,34 +29,37 @@ ESTIMATORS: tuple[Estimator, ...] = ("centered", "pooled", "per_prompt")
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The standardisation z = (r - base) / scale of a matrix; scale is the sd, and 1 where the value is constant."""
+    """The standardisation z = (r - base) / scale of a matrix; scale is the sd, or 1 for a constant value."""
 
     base_V: Floats
     scale_V: Floats
     constant_V: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, matrix: RewardMatrix) -> Frame:
-        """The frame of a matrix's own mean and sd."""
+    def of(cls, matrix: ScoreMatrix) -> Frame:
+        """The mean and sd of a matrix."""
         base_V, sd_V = matrix.mean_and_sd
         return cls(base_V, np.where(sd_V > 0, sd_V, 1.0), sd_V == 0)
 
 
-def choose_estimator(matrix: RewardMatrix, estimator: Estimator | None) -> Estimator:
-    """`centered` when every prompt has two samples or more, else `pooled` with a warning; refuses what K = 1 lacks."""
+def choose_estimator(matrix: ScoreMatrix, estimator: Estimator | None) -> Estimator:
+    """The given estimator; by default `centered` if every prompt has two samples or more, else `pooled` and a warning.
+
+    Raises UserError for an unknown estimator, and for one that needs two samples per prompt when a prompt has one.
+    """
     if estimator is not None and estimator not in ESTIMATORS:
-        raise UserError(f"there is no estimator {estimator!r}: use one of {', '.join(ESTIMATORS)}.")
+        raise UserError(f"the estimator {estimator!r} is unknown: use one of {', '.join(ESTIMATORS)}.")
     single = int((matrix.groups.sizes == 1).sum())
     if single and estimator in ("centered", "per_prompt"):
         raise UserError(
-            f"{single} of {len(matrix.groups.sizes)} prompts have one sample only, and the {estimator} estimator needs "
-            f"at least two per prompt to tell prompts from responses: draw more samples or use estimator='pooled'."
+            f"{single} of {len(matrix.groups.sizes)} prompts have one sample only, but the {estimator} estimator needs "
+            "two or more to separate prompts from responses: generate more samples or use estimator='pooled'."
         )
     if single and estimator is None:
         warnings.warn(
             f"{single} of {len(matrix.groups.sizes)} prompts have one sample only, so lambda comes from the pooled "
-            "estimator, which may re-weight prompts; a policy cannot, so the levels it realizes can fall short of the "
-            "promised ones: draw two or more samples per prompt, or pass estimator='pooled' to accept this.",
+            "estimator. It may re-weight prompts, which a policy cannot, so realized levels can be below the predicted "
+            "ones: generate two or more samples per prompt, or pass estimator='pooled' to accept this.",
             UserWarning,
             stacklevel=3,
         )
@@ -80,8 +67,8 @@ def choose_estimator(matrix: RewardMatrix, estimator: Estimator | None) -> Estim
     return estimator or "centered"
 
 
-def partition_of(matrix: RewardMatrix, estimator: Estimator) -> tuple[Partition, Frame]:
-    """The estimator of E_x log Z on a matrix, in standardised units, and the frame that leads back to raw units."""
+def partition_of(matrix: ScoreMatrix, estimator: Estimator) -> tuple[Partition, Frame]:
+    """The estimator of E_x log Z on a matrix in standardised units, and the frame that converts to raw units."""
     frame, groups = Frame.of(matrix), matrix.groups
     points_VN = _standardised(matrix.scores, frame, groups)
     values, rows, prompts = *points_VN.shape, len(groups.sizes)
@@ -104,7 +91,7 @@ def _standardised(scores_NV: Floats, frame: Frame, groups: Groups) -> Floats:
 
 
 def _centre(points_VN: Floats, groups: Groups) -> Floats:
-    """In place d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1)), unbiased covariance; returns the means (V, P)."""
+    """In place d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1)), so covariances are unbiased; the means (V, P)."""
     inflation_N = np.repeat(np.sqrt(groups.sizes / (groups.sizes - 1.0)), groups.sizes)
     means_VP = np.empty((len(points_VN), len(groups.sizes)))
     for z_N, mean_P in zip(points_VN, means_VP, strict=True):

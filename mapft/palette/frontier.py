@@ -1,7 +1,8 @@
-"""What can be had at all: Pareto fronts at a given KL, and the region of two values (theorem 3, method section 3).
+"""Pareto fronts at a given KL, and the feasible region of two values.
 
 Among all policies within KL(p || p0) <= kappa, the one that maximises rho.level is p_lam with lam = t rho, t >= 0
-chosen so that KL(p_lam || p0) = kappa; sweeping rho >= 0 sweeps the whole upper right of the front.
+chosen so that KL(p_lam || p0) = kappa. All rho >= 0 together give the part of the Pareto front with lam >= 0.
+Source: paper, theorem 3.
 
 Legend: n points or directions, V values. Directions are in units of 1/sd, everything public is in raw units.
 """
@@ -11,31 +12,30 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from mapft.errors import UserError
 from mapft.palette.estimators import Estimator, choose_estimator
-from mapft.palette.feasibility import EXACT
-from mapft.palette.matrix import RewardMatrix
+from mapft.palette.feasibility import LP_TOLERANCE
+from mapft.palette.matrix import ScoreMatrix
 from mapft.palette.palette import Palette
 from mapft.palette.partition import Floats, Partition
 from mapft.palette.problem import Problem
 from mapft.palette.solution import Status
+from mapft.utils.errors import UserError
 
-LONGEST = 2.0**20  # |lam| in 1/sd: beyond it p_lam sits on the best samples and its KL has stopped growing
-SAME_KL = 1e-11  # relative error of a KL that was asked for
-MOST_STEPS = 200  # the samples of 1500 worlds of every shape took 41 at most
-LEAST_KL = 1e-3  # nats; below it the rounding of log Z, about 1e-15, is the limit
+MAX_LAM = 2.0**20  # 1/sd; beyond it p_lam has its weight on the best samples and its KL is constant
+KL_TOLERANCE = 1e-11  # relative, of a requested KL
+MAX_STEPS = 200
+MIN_KL = 1e-3  # nats; for a smaller KL the tolerance is absolute, because log Z is rounded at about 1e-15
 
 
 @dataclass(frozen=True, eq=False)
 class Front:
     """Points of a Pareto front, one row each, columns in the order of `values`.
 
-    directions_nV: rho >= 0 per sd, summing to 1. lam_nV: nats per raw unit. levels_nV: realized, raw units.
-    kl_n: nats; below the requested KL where the samples cannot move further in that direction.
+    directions_nV: rho >= 0 per sd, summing to 1. lam_nV: nats per raw unit. levels_nV: predicted, raw units.
+    kl_n: nats; less than the requested KL where the samples allow no more in that direction.
     """
 
     values: tuple[str, ...]
@@ -44,19 +44,9 @@ class Front:
     levels_nV: Floats
     kl_n: Floats
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dict for JSON."""
-        return {
-            "values": list(self.values),
-            "directions": self.directions_nV.tolist(),
-            "lam": self.lam_nV.tolist(),
-            "levels": self.levels_nV.tolist(),
-            "kl": self.kl_n.tolist(),
-        }
-
 
 def pareto_front(
-    matrix: RewardMatrix,
+    matrix: ScoreMatrix,
     values: Sequence[str],
     n: int = 50,
     *,
@@ -65,16 +55,16 @@ def pareto_front(
 ) -> Front:
     """argmax rho.E r over the policies within `kl` nats of p0, for n directions rho >= 0 over the named values.
 
-    Two values are swept in equal angles; with more, the corners come first and the rest is drawn evenly from the
-    simplex, the same ones every time. Values not named are free. Raises UserError for an unknown or repeated value, n
-    below the number of values, or a KL that is not positive. Source: theorem 3.
+    Two values: equal angles. More values: the corners of the simplex, then uniform random directions with a fixed
+    seed. Values not named are free. Raises UserError for an unknown or repeated value, n below the number of values, or
+    a KL that is not positive. Source: paper, theorem 3.
     """
     _check_front(values, n, kl)
     problem = Problem(matrix, choose_estimator(matrix, estimator))
     columns = np.array(matrix.index(values))
-    partition, scale_V = problem.partition.only(columns), problem.frame.scale_V[columns]
+    partition, scale_V = problem.partition.restricted(columns), problem.frame.scale_V[columns]
     directions_nV = _directions(len(values), n)
-    lam_nV = np.array([_length(partition, rho_V, kl) * rho_V for rho_V in directions_nV])
+    lam_nV = np.array([_scale_at_kl(partition, rho_V, kl) * rho_V for rho_V in directions_nV])
     lam_nV[:, problem.frame.constant_V[columns]] = 0.0
     tilts = [partition.tilt(lam_V) for lam_V in lam_nV]
     levels_nV = np.array([partition.mean(tilt) for tilt in tilts])
@@ -88,44 +78,47 @@ def pareto_front(
 
 
 def at_kl(
-    matrix: RewardMatrix, weights: Mapping[str, float], kl: float, *, estimator: Estimator | None = None
+    matrix: ScoreMatrix, weights: Mapping[str, float], kl: float, *, estimator: Estimator | None = None
 ) -> dict[str, float]:
-    """lam (nats per raw unit) = t * weights / sd with KL(p_lam || p0) = kl nats: how far a direction goes for a price.
+    """lam = t * weights / sd, nats per raw unit, with t >= 0 such that KL(p_lam || p0) = kl nats.
 
-    weights: >= 0, per sd; values that are not named have none, and a value whose scores are constant gets 0. Raises
-    UserError for an unknown value, a negative weight, none above 0, or a KL that is not positive or beyond the
-    samples. Source: theorem 3.
+    weights: >= 0, per sd; 0 for values that are not named. A value whose scores are constant gets lam 0.
+    Raises UserError for an unknown value, a negative weight, weights that are all 0, or a KL that is not positive or
+    larger than the samples allow. Source: paper, theorem 3.
     """
-    wrong = [f"{name}={weight}" for name, weight in weights.items() if not 0 <= weight < np.inf]
-    if wrong or not any(weights.values()):
+    invalid = [f"{name}={weight}" for name, weight in weights.items() if not 0 <= weight < np.inf]
+    if invalid or not any(weights.values()):
         raise UserError(
-            f"weights {', '.join(wrong) or 'of 0'} give no direction: all are at least 0, and one is above."
+            f"the weights {', '.join(invalid) or 'are all 0 and'} give no direction: use finite numbers of at least 0, "
+            "with one above 0."
         )
     if not kl > 0:
-        raise UserError(f"kl is {kl}: a policy lies at a positive distance from the base policy, for example 1.0 nats.")
+        raise UserError(f"kl={kl} is invalid: give a positive number of nats, for example 1.0.")
     problem = Problem(matrix, choose_estimator(matrix, estimator))
     columns = np.array(matrix.index(list(weights)))
     movable_V = ~problem.frame.constant_V[columns]
     direction_V = np.array(list(weights.values()), dtype=float) * movable_V
     if not direction_V.any():
-        raise UserError(f"the scores of {', '.join(weights)} are constant: no policy on the samples moves them.")
-    direction_V /= direction_V.sum()
-    length = _length(problem.partition.only(columns), direction_V, kl)
-    if length >= LONGEST:
         raise UserError(
-            f"kl is {kl:.3g}, and no policy on these samples goes so far in the direction of {', '.join(weights)}: "
-            "draw more samples per prompt, or ask for less."
+            f"the scores of {', '.join(weights)} are constant, so no policy changes them: give weight to another value."
         )
-    return dict(zip(weights, (length * direction_V / problem.frame.scale_V[columns]).tolist(), strict=True))
+    direction_V /= direction_V.sum()
+    scale = _scale_at_kl(problem.partition.restricted(columns), direction_V, kl)
+    if scale >= MAX_LAM:
+        raise UserError(
+            f"kl={kl:.3g} nats cannot be reached on these samples in the direction of {', '.join(weights)}: generate "
+            "more samples per prompt, or lower kl."
+        )
+    return dict(zip(weights, (scale * direction_V / problem.frame.scale_V[columns]).tolist(), strict=True))
 
 
 def _check_front(values: Sequence[str], n: int, kl: float) -> None:
     if len(set(values)) != len(values) or not values:
         raise UserError(f"the front's values are {list(values)}: name each value once.")
     if n < len(values):
-        raise UserError(f"n is {n}, fewer directions than the {len(values)} values: ask for {len(values)} or more.")
+        raise UserError(f"n={n} is invalid: use at least {len(values)}, one direction per value.")
     if not kl > 0:
-        raise UserError(f"kl is {kl}: a front lies at a positive distance from the base policy, for example 1.0 nats.")
+        raise UserError(f"kl={kl} is invalid: give a positive number of nats, for example 1.0.")
 
 
 def _directions(values: int, n: int) -> Floats:
@@ -139,38 +132,38 @@ def _directions(values: int, n: int) -> Floats:
     return directions_nV / directions_nV.sum(axis=1, keepdims=True)
 
 
-def _length(partition: Partition, direction_V: Floats, kl: float) -> float:
-    """t with KL(p_{t rho} || p0) = kl, at most LONGEST; the KL rises with t, at the rate t Var(rho.z).
+def _scale_at_kl(partition: Partition, direction_V: Floats, kl: float) -> float:
+    """t with KL(p_{t rho} || p0) = kl, at most MAX_LAM. The KL increases with t, at the rate t Var(rho.z).
 
-    Newton's method on sqrt(2 KL), which is t sd(rho.z) for Gaussian scores, within a bracket that doubles or halves
-    where a step leaves it.
+    Newton's method on sqrt(2 KL), which equals t sd(rho.z) for Gaussian scores. A step that leaves the bracket is
+    replaced by doubling or bisection.
     """
-    ray, wanted = partition.along(direction_V), math.sqrt(2 * kl)
-    variance = float(ray.covariance(ray.tilt(np.zeros(1)))[0, 0])
+    projected, root_kl = partition.projected(direction_V), math.sqrt(2 * kl)
+    variance = float(projected.covariance(projected.tilt(np.zeros(1)))[0, 0])
     if variance <= 0:
-        return LONGEST
-    low, high, length = 0.0, math.inf, min(wanted / math.sqrt(variance), LONGEST)
-    for _ in range(MOST_STEPS):
-        lam_1 = np.array([length])
-        tilt = ray.tilt(lam_1)
-        found = float(lam_1 @ ray.mean(tilt)) - tilt.log_z
-        if abs(found - kl) <= SAME_KL * max(kl, LEAST_KL) or high - low <= SAME_KL * length:
+        return MAX_LAM
+    low, high, scale = 0.0, math.inf, min(root_kl / math.sqrt(variance), MAX_LAM)
+    for _ in range(MAX_STEPS):
+        lam_1 = np.array([scale])
+        tilt = projected.tilt(lam_1)
+        current_kl = float(lam_1 @ projected.mean(tilt)) - tilt.log_z
+        if abs(current_kl - kl) <= KL_TOLERANCE * max(kl, MIN_KL) or high - low <= KL_TOLERANCE * scale:
             break
-        if found < kl:
-            if length >= LONGEST:
+        if current_kl < kl:
+            if scale >= MAX_LAM:
                 break
-            low = length
+            low = scale
         else:
-            high = length
-        rise = length * float(ray.covariance(tilt)[0, 0])
-        distance = math.sqrt(2 * max(found, 0.0))
-        step = length + (wanted - distance) * distance / rise if rise > 0 else math.inf
-        length = step if low < step < min(high, 2 * length) else min(2 * length, (low + high) / 2, LONGEST)
-    return length
+            high = scale
+        rise = scale * float(projected.covariance(tilt)[0, 0])
+        current_root = math.sqrt(2 * max(current_kl, 0.0))
+        step = scale + (root_kl - current_root) * current_root / rise if rise > 0 else math.inf
+        scale = step if low < step < min(high, 2 * scale) else min(2 * scale, (low + high) / 2, MAX_LAM)
+    return scale
 
 
 def feasible_region(
-    matrix: RewardMatrix,
+    matrix: ScoreMatrix,
     first: str,
     second: str,
     *,
@@ -178,52 +171,55 @@ def feasible_region(
     estimator: Estimator | None = None,
     tolerance: float = 1e-2,
 ) -> Floats:
-    """Corners (n, 2), counter-clockwise, of the levels (E r_first, E r_second) attainable while `others` are kept.
+    """Corners (n, 2), counter-clockwise, of the levels (E r_first, E r_second) feasible together with `others`.
 
-    Each corner is a linear program in one direction; edges are refined until no attainable level lies more than
-    `tolerance` sd outside the polygon. Targets of `others` for the two values themselves are left aside.
-    Raises UserError when `others` alone is not attainable. Source: method section 3.
+    Each corner is a linear program in one direction. Edges are refined until no feasible level is more than
+    `tolerance` sd outside the polygon. Targets of `others` for the two values themselves are ignored.
+    Raises UserError when `others` is infeasible. Source: mapft/palette/README.md, "Feasibility".
     """
     if not tolerance > 0:
-        raise UserError(f"tolerance is {tolerance}: the region's edges are found to within some sd, for example 0.01.")
+        raise UserError(f"tolerance={tolerance} is invalid: give a positive number of sd, for example 0.01.")
     if first == second:
-        raise UserError(f"the region of {first!r} against itself is a line: name two different values.")
+        raise UserError(f"the region of {first!r} and itself is a line: name two different values.")
     problem = Problem(matrix, choose_estimator(matrix, estimator))
     pair = np.array(matrix.index([first, second]))
-    kept = {name: c for name, c in (others.targets if others else {}).items() if name not in (first, second)}
-    verdict = problem.feasibility(kept)
-    if verdict.status is not Status.optimal:
-        raise UserError(f"the other targets {kept} are {verdict.status} by themselves: adjust() them first.")
-    floor_V = problem.target(kept)
+    fixed = {name: c for name, c in (others.targets if others else {}).items() if name not in (first, second)}
+    status = problem.feasibility(fixed).status
+    if status is not Status.optimal:
+        raise UserError(f"the targets {fixed} of the other values are {status} by themselves: adjust() them first.")
+    bound_V = problem.target(fixed)
 
     def corner(direction_2: Floats) -> Floats:
-        gain_V = np.zeros(len(floor_V))
+        gain_V = np.zeros(len(bound_V))
         gain_V[pair] = direction_2
-        return problem.attainable.maximise(gain_V, floor_V).level_V[pair]
+        return problem.feasible_set.maximise(gain_V, bound_V).level_V[pair]
 
     compass = [corner(np.array(axis)) for axis in ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))]
-    ring: list[Floats] = []
+    corners: list[Floats] = []
     for start_2, end_2 in zip(compass, [*compass[1:], compass[0]], strict=True):
-        ring += _refined(corner, start_2, end_2, tolerance)
-    return np.array(_hull(ring)) * problem.frame.scale_V[pair] + problem.frame.base_V[pair]
+        corners += _refined(corner, start_2, end_2, tolerance)
+    return np.array(_hull(corners)) * problem.frame.scale_V[pair] + problem.frame.base_V[pair]
 
 
 def _refined(corner: Callable[[Floats], Floats], start_2: Floats, end_2: Floats, tolerance: float) -> list[Floats]:
-    """Corners from `start` up to but without `end`: look outwards from the edge, and split it where there is more."""
-    along_2 = end_2 - start_2
-    length = float(np.hypot(*along_2))
+    """Corners from `start` up to but without `end`: search outwards from the edge, and split it at a point beyond."""
+    edge_2 = end_2 - start_2
+    length = float(np.hypot(*edge_2))
     if length <= tolerance:
         return [start_2]
-    outwards_2 = np.array([along_2[1], -along_2[0]]) / length
-    found_2 = corner(outwards_2)
-    if outwards_2 @ (found_2 - start_2) <= tolerance:
+    outwards_2 = np.array([edge_2[1], -edge_2[0]]) / length
+    middle_2 = corner(outwards_2)
+    if outwards_2 @ (middle_2 - start_2) <= tolerance:
         return [start_2]
-    return _refined(corner, start_2, found_2, tolerance) + _refined(corner, found_2, end_2, tolerance)
+    return _refined(corner, start_2, middle_2, tolerance) + _refined(corner, middle_2, end_2, tolerance)
 
 
-def _hull(ring: list[Floats]) -> list[tuple[float, float]]:
-    """Corners of the convex hull, counter-clockwise; points on an edge are left out (Andrew's monotone chain)."""
-    points = sorted({(float(x), float(y)) for x, y in ring})
+def _hull(corners: list[Floats]) -> list[tuple[float, float]]:
+    """Corners of the convex hull, counter-clockwise, without points on an edge (Andrew's monotone chain).
+
+    scipy's ConvexHull fails on a point or a segment and keeps points that are on an edge up to rounding.
+    """
+    points = sorted({(float(x), float(y)) for x, y in corners})
     return points if len(points) < 3 else _lower_hull(points)[:-1] + _lower_hull(points[::-1])[:-1]
 
 
@@ -232,7 +228,7 @@ def _lower_hull(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     for x, y in points:
         while len(chain) > 1:
             (x0, y0), (x1, y1) = chain[-2:]
-            if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > EXACT:
+            if (x1 - x0) * (y - y0) - (y1 - y0) * (x - x0) > LP_TOLERANCE:
                 break
             chain.pop()
         chain.append((x, y))

@@ -1,4 +1,4 @@
-"""The score matrix: what the base policy's samples are worth, one column per human value.
+"""The score matrix: the scores of the base policy's samples, one column per human value.
 
 Legend: N rows (samples), V human values, P prompts; row n belongs to prompt_ids[n]. All statistics are those of the
 empirical distribution in which every row weighs 1/N, so a prompt weighs as often as it occurs in the data.
@@ -15,16 +15,15 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mapft.errors import UserError
-from mapft.palette import files
+from mapft.palette import score_files
+from mapft.utils.errors import UserError
 
-ROUNDING = 64 * np.finfo(np.float64).eps  # a spread below ROUNDING * max|r| is the rounding of a constant
-
-LARGEST = 1e150  # score, in either direction
+ROUNDING = 64 * np.finfo(np.float64).eps  # a range of scores of at most ROUNDING * max|r| counts as constant
+MAX_SCORE = 1e150  # absolute value; the variance of larger numbers overflows
 
 
 @dataclass(frozen=True, eq=False)
-class RewardMatrix:
+class ScoreMatrix:
     """Scores r_i(x, y) of N samples y ~ p0(.|x) for V human values: the input of every palette computation.
 
     scores: (N, V) float64, raw scores in each value's own unit (read-only copy).
@@ -32,7 +31,7 @@ class RewardMatrix:
     prompt_ids: (N,) int64, equal for samples of one prompt; prompts may have different numbers of samples.
 
     Raises UserError for NaN or infinite scores (naming value and row), duplicate or empty names, lengths that do not
-    match, and an empty matrix. Rows are counted from 0. Source: method section 2.
+    match, and an empty matrix. Rows are counted from 0.
     """
 
     scores: NDArray[np.float64]
@@ -53,7 +52,7 @@ class RewardMatrix:
         return len(self.scores)
 
     def __repr__(self) -> str:
-        return f"RewardMatrix({len(self)} samples of {len(self.groups.sizes)} prompts, values {', '.join(self.values)})"
+        return f"ScoreMatrix({len(self)} samples of {len(self.groups.sizes)} prompts, values {', '.join(self.values)})"
 
     @cached_property
     def groups(self) -> Groups:
@@ -83,32 +82,32 @@ class RewardMatrix:
         return self.scores[:, self.index([value])[0]]
 
     def index(self, names: Sequence[str]) -> list[int]:
-        """Column numbers of the named values; raises UserError that prints both name sets when one is absent."""
-        absent = [name for name in names if name not in self.values]
-        if absent:
+        """Column numbers of the named values; raises UserError with both sets of names when one is missing."""
+        missing = [name for name in names if name not in self.values]
+        if missing:
             raise UserError(
-                f"the palette names {', '.join(absent)}, but the score matrix has no such value: palette "
-                f"{{{', '.join(names)}}}, score matrix {{{', '.join(self.values)}}}; rename the value or score it."
+                f"the score matrix has no value {', '.join(missing)}: the palette names "
+                f"{{{', '.join(names)}}}, the score matrix {{{', '.join(self.values)}}}; rename the value or score it."
             )
         return [self.values.index(name) for name in names]
 
     @classmethod
     def from_csv(cls, path: str | Path, *, ignore: Sequence[str] = ()) -> Self:
-        """Read `prompt_id` and one column per value; columns named in `ignore` are skipped, other text is refused."""
-        return cls(*files.read_csv(Path(path), ignore))
+        """Read `prompt_id` and one column per value. Columns named in `ignore` are skipped; other text is an error."""
+        return cls(*score_files.read_csv(Path(path), ignore))
 
     @classmethod
     def from_parquet(cls, path: str | Path, *, ignore: Sequence[str] = ()) -> Self:
-        """Read `prompt_id` and one column per value; columns named in `ignore` are skipped, other text is refused."""
-        return cls(*files.read_parquet(Path(path), ignore))
+        """Read `prompt_id` and one column per value. Columns named in `ignore` are skipped; other text is an error."""
+        return cls(*score_files.read_parquet(Path(path), ignore))
 
     def to_csv(self, path: str | Path) -> None:
         """Write `prompt_id` and one column per value, exactly (shortest round-trip digits) and atomically."""
-        files.write_csv(Path(path), self.scores, self.values, self.prompt_ids)
+        score_files.write_csv(Path(path), self.scores, self.values, self.prompt_ids)
 
     def to_parquet(self, path: str | Path) -> None:
         """Write `prompt_id` and one column per value, exactly and atomically."""
-        files.write_parquet(Path(path), self.scores, self.values, self.prompt_ids)
+        score_files.write_parquet(Path(path), self.scores, self.values, self.prompt_ids)
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,14 +129,14 @@ def _checked_names(values: Sequence[str]) -> tuple[str, ...]:
     names = (values,) if isinstance(values, str) else tuple(values)
     if not names:
         raise UserError("the score matrix names no value: give one name per column of scores.")
-    wrong = [name for name in names if not isinstance(name, str) or not name.strip() or name == files.PROMPT_ID]
-    if wrong:
+    invalid = [name for name in names if not isinstance(name, str) or not name.strip() or name == score_files.PROMPT_ID]
+    if invalid:
         raise UserError(
-            f"{wrong[0]!r} cannot name a value: names are non-empty strings other than {files.PROMPT_ID!r}."
+            f"{invalid[0]!r} cannot name a value: names are non-empty strings other than {score_files.PROMPT_ID!r}."
         )
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"the value name {', '.join(twice)} occurs more than once: give every column its own name.")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UserError(f"the value name {', '.join(repeated)} occurs more than once: give every column its own name.")
     return names
 
 
@@ -153,30 +152,30 @@ def _checked_scores(scores: ArrayLike, names: tuple[str, ...]) -> NDArray[np.flo
         )
     if not len(scores_NV):
         raise UserError("the score matrix is empty: score at least one sample.")
-    _refuse_non_finite(scores_NV, names)
-    if np.abs(scores_NV).max() > LARGEST:
+    _check_finite(scores_NV, names)
+    if np.abs(scores_NV).max() > MAX_SCORE:
         row, column = np.unravel_index(np.abs(scores_NV).argmax(), scores_NV.shape)
         raise UserError(
-            f"the score of value {names[column]!r} in row {row} (counted from 0) is {scores_NV[row, column]:g}, and "
-            f"the variance of numbers beyond {LARGEST:g} overflows: give that value in a larger unit."
+            f"the score of value {names[column]!r} in row {row} (counted from 0) is {scores_NV[row, column]:g}, but "
+            f"the variance of numbers above {MAX_SCORE:g} overflows: use a larger unit for this value."
         )
     return scores_NV
 
 
-def _refuse_non_finite(scores_NV: NDArray[np.float64], names: tuple[str, ...]) -> None:
-    bad_NV = ~np.isfinite(scores_NV)
-    if bad_NV.any():
-        row, column = np.argwhere(bad_NV)[0]
+def _check_finite(scores_NV: NDArray[np.float64], names: tuple[str, ...]) -> None:
+    invalid_NV = ~np.isfinite(scores_NV)
+    if invalid_NV.any():
+        row, column = np.argwhere(invalid_NV)[0]
         raise UserError(
             f"the score of value {names[column]!r} in row {row} (counted from 0) is {scores_NV[row, column]}, one of "
-            f"{int(bad_NV.sum())} non-finite score(s): a missing score is never taken for 0, so score it again."
+            f"{int(invalid_NV.sum())} score(s) that are not finite; score it again, as missing scores are not replaced."
         )
 
 
 def _checked_ids(prompt_ids: ArrayLike, rows: int) -> NDArray[np.int64]:
-    given = np.asarray(prompt_ids)
-    if given.shape != (rows,):
-        raise UserError(f"prompt_ids have shape {given.shape} but there are {rows} rows: give one prompt id per row.")
-    if not np.issubdtype(given.dtype, np.integer):
-        raise UserError(f"prompt_ids are of type {given.dtype}: number the prompts with integers.")
-    return given.astype(np.int64)
+    ids_N = np.asarray(prompt_ids)
+    if ids_N.shape != (rows,):
+        raise UserError(f"prompt_ids have shape {ids_N.shape} but there are {rows} rows: give one prompt id per row.")
+    if not np.issubdtype(ids_N.dtype, np.integer):
+        raise UserError(f"prompt_ids are of type {ids_N.dtype}: number the prompts with integers.")
+    return ids_N.astype(np.int64)

@@ -1,8 +1,8 @@
 """E_x log Z(x, lam) from samples and its derivatives: one simplex over all rows, or one per prompt.
 
-Both are convex and smooth in lam; the gradient is the realized level, the Hessian the covariance under the tilted
-distribution. estimators.py says which samples and weights go in. Everything here is standardised, z = (r - E r) / sd,
-so lam is in 1/sd and levels are in sd above the base level.
+Both are convex and smooth in lam. The gradient is the predicted level, the Hessian is the covariance under p_lam.
+estimators.py builds both from a score matrix. Scores are standardised, z = (r - E r) / sd, so lam is in 1/sd and levels
+are in sd above the base level.
 
 Legend: N rows, sorted by prompt; P prompts; V values; pi_x the weight of prompt x.
 """
@@ -21,12 +21,12 @@ from scipy.special import logsumexp
 from mapft.palette.matrix import Groups
 
 Floats = NDArray[np.float64]
-CUTS = 16  # rows that one look in a direction contributes to a linear program
-BLOCK = 1 << 16
+MAX_EXTREME_POINTS = 16  # rows that one direction contributes to a linear program
+BLOCK = 1 << 16  # rows
 
 
 class Tilt(NamedTuple):
-    """p_lam on the samples: E_x log Z (nats) and the weight of each row (sums to 1)."""
+    """The exponential tilt p_lam on the samples: E_x log Z in nats, and the weights of the rows, which sum to 1."""
 
     log_z: float
     weights_N: Floats
@@ -39,9 +39,9 @@ class Tilt(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Mixture:
-    """One simplex over all rows: E_x log Z = lam.shift + log sum_n exp(lam.z_n + log w_n), `pooled` and `centered`.
+    """One simplex over all rows: E_x log Z = lam.shift + log sum_n w_n exp(lam.z_n), for `pooled` and `centered`.
 
-    shift = sum_x pi_x mean_x, where means_VP are the prompt means taken out of the points (zeros: none taken out).
+    shift = sum_x pi_x mean_x with means_VP the prompt means that were subtracted from the points; 0 for `pooled`.
     """
 
     points_VN: Floats
@@ -62,7 +62,7 @@ class Mixture:
         return Tilt(float(top + np.log(total) + lam_V @ self.shift_V), weights_N)
 
     def mean(self, tilt: Tilt) -> Floats:
-        """Realized level (V,): the gradient of E_x log Z."""
+        """Predicted level (V,): the gradient of E_x log Z."""
         return self.shift_V + self.points_VN @ tilt.weights_N
 
     def covariance(self, tilt: Tilt) -> Floats:
@@ -71,38 +71,39 @@ class Mixture:
         return _second_moment(self.points_VN, tilt.weights_N, lambda rows: mean_V1)
 
     def influence(self, tilt: Tilt) -> Floats:
-        """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
+        """Influence (V, N) of each row on the predicted level at fixed lam; its mean under the base weights is 0."""
         excess_N = tilt.weights_N * np.exp(-self.log_weights_N)
         between_VP = self.means_VP - self.shift_V[:, None]
         within_VN = self.points_VN - (self.points_VN @ tilt.weights_N)[:, None]
         return excess_N * within_VN + np.repeat(between_VP, self.groups.sizes, axis=1)
 
-    def furthest(self, direction_V: Floats) -> Floats:
-        """Attainable levels (n, V) furthest along a direction, the first being the maximiser: the best rows."""
+    def extreme_points(self, direction_V: Floats) -> Floats:
+        """The rows (n, V) with the largest direction.z, largest first: the first maximises it over feasible levels."""
         gain_N = direction_V @ self.points_VN
-        count = min(CUTS, len(gain_N))
+        count = min(MAX_EXTREME_POINTS, len(gain_N))
         rows = np.argpartition(gain_N, len(gain_N) - count)[len(gain_N) - count :]
         rows = rows[np.argsort(-gain_N[rows])]
         return self.shift_V + self.points_VN[:, rows].T
 
     def tilted(self, lam_V: Floats) -> Mixture:
-        """The same estimator with p_lam in the place of p0."""
+        """The same estimator with p_lam as the base policy."""
         log_weights_N = lam_V @ self.points_VN + self.log_weights_N
         return replace(self, log_weights_N=log_weights_N - logsumexp(log_weights_N))
 
-    def only(self, rows: NDArray[np.intp]) -> Mixture:
+    def restricted(self, columns: NDArray[np.intp]) -> Mixture:
         """The same estimator for a subset of the values."""
-        if len(rows) == len(self.points_VN):
+        if len(columns) == len(self.points_VN):
             return self
-        return replace(self, points_VN=self.points_VN[rows], means_VP=self.means_VP[rows], shift_V=self.shift_V[rows])
+        points_VN, means_VP, shift_V = self.points_VN[columns], self.means_VP[columns], self.shift_V[columns]
+        return replace(self, points_VN=points_VN, means_VP=means_VP, shift_V=shift_V)
 
-    def along(self, direction_V: Floats) -> Mixture:
+    def projected(self, direction_V: Floats) -> Mixture:
         """The same estimator for the one value direction.z."""
         points_1N, means_1P = (direction_V @ self.points_VN)[None], (direction_V @ self.means_VP)[None]
         return replace(self, points_VN=points_1N, means_VP=means_1P, shift_V=np.array([direction_V @ self.shift_V]))
 
     def reweighted(self, weights_P: Floats) -> Mixture:
-        """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0), shared equally by its rows."""
+        """The same estimator with weight weights_P[x] >= 0 on prompt x (sum 1), divided equally among its rows."""
         log_weights_N = np.repeat(_log(weights_P / self.groups.sizes), self.groups.sizes)
         return replace(self, log_weights_N=log_weights_N, shift_V=self.means_VP @ weights_P)
 
@@ -129,7 +130,7 @@ class PromptMixture:
         return Tilt(float(self.weights_P @ (top_P + np.log(total_P))), weights_N)
 
     def mean(self, tilt: Tilt) -> Floats:
-        """Realized level (V,): the gradient of E_x log Z."""
+        """Predicted level (V,): the gradient of E_x log Z."""
         return self.points_VN @ tilt.weights_N
 
     def covariance(self, tilt: Tilt) -> Floats:
@@ -139,7 +140,7 @@ class PromptMixture:
         return _second_moment(self.points_VN, tilt.weights_N, lambda rows: means_VP[:, prompt_N[rows]])
 
     def influence(self, tilt: Tilt) -> Floats:
-        """What each row adds to the error of the realized level: influence (V, N), mean 0 under the base weights."""
+        """Influence (V, N) of each row on the predicted level at fixed lam; its mean under the base weights is 0."""
         sizes_P = self.groups.sizes
         excess_N = tilt.weights_N * np.exp(-self.log_weights_N) / np.repeat(self.weights_P, sizes_P)
         means_VP = self._prompt_means(tilt)
@@ -147,39 +148,39 @@ class PromptMixture:
         within_VN = self.points_VN - np.repeat(means_VP, sizes_P, axis=1)
         return excess_N * within_VN + np.repeat(between_VP, sizes_P, axis=1)
 
-    def furthest(self, direction_V: Floats) -> Floats:
-        """The attainable level (1, V) that maximises direction.level: the best row of every prompt, averaged."""
+    def extreme_points(self, direction_V: Floats) -> Floats:
+        """The feasible level (1, V) that maximises direction.level: the mean over prompts of each prompt's best row."""
         gain_N = direction_V @ self.points_VN
         top_N = np.repeat(np.maximum.reduceat(gain_N, self.groups.starts), self.groups.sizes)
         row_N = np.where(gain_N == top_N, np.arange(len(gain_N)), len(gain_N))
         return (self.points_VN[:, np.minimum.reduceat(row_N, self.groups.starts)] @ self.weights_P)[None]
 
     def tilted(self, lam_V: Floats) -> PromptMixture:
-        """The same estimator with p_lam in the place of p0."""
+        """The same estimator with p_lam as the base policy."""
         log_weights_N = lam_V @ self.points_VN + self.log_weights_N
         log_total_P = np.logaddexp.reduceat(log_weights_N, self.groups.starts)
         return replace(self, log_weights_N=log_weights_N - np.repeat(log_total_P, self.groups.sizes))
 
-    def only(self, rows: NDArray[np.intp]) -> PromptMixture:
+    def restricted(self, columns: NDArray[np.intp]) -> PromptMixture:
         """The same estimator for a subset of the values."""
-        return self if len(rows) == len(self.points_VN) else replace(self, points_VN=self.points_VN[rows])
+        return self if len(columns) == len(self.points_VN) else replace(self, points_VN=self.points_VN[columns])
 
-    def along(self, direction_V: Floats) -> PromptMixture:
+    def projected(self, direction_V: Floats) -> PromptMixture:
         """The same estimator for the one value direction.z."""
         return replace(self, points_VN=(direction_V @ self.points_VN)[None])
 
     def reweighted(self, weights_P: Floats) -> PromptMixture:
-        """The same estimator with prompt x weighing weights_P[x] (sum 1, may be 0)."""
+        """The same estimator with weight weights_P[x] >= 0 on prompt x (sum 1)."""
         return replace(self, weights_P=weights_P)
 
     def simplices(self) -> csr_array:
-        """Which row belongs to which prompt, (P, N) of ones."""
+        """Indicator (P, N): 1 where the row belongs to the prompt."""
         ends_P = np.append(self.groups.starts, self.groups.sizes.sum())
         rows = len(self.log_weights_N)
         return csr_array((np.ones(rows), np.arange(rows), ends_P), shape=(len(self.weights_P), rows))
 
     def _prompt_means(self, tilt: Tilt) -> Floats:
-        """Level (V, P) realized on each prompt; 0 on a prompt that does not count."""
+        """Predicted level (V, P) on each prompt; 0 on a prompt of weight 0."""
         sums_VP = np.add.reduceat(self.points_VN * tilt.weights_N, self.groups.starts, axis=1)
         return sums_VP / np.where(self.weights_P > 0, self.weights_P, 1.0)
 
@@ -188,12 +189,12 @@ Partition = Mixture | PromptMixture
 
 
 def blocks(rows: int) -> Iterator[slice]:
-    """Slices that cover the rows, so that temporaries stay small beside the matrix."""
+    """Consecutive slices that cover the rows, to keep temporary arrays small."""
     return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))
 
 
 def _log(weights_N: Floats) -> Floats:
-    """log w, with log 0 = -inf: a row that does not count."""
+    """log w, with log 0 = -inf and no warning."""
     with np.errstate(divide="ignore"):
         return np.log(weights_N)
 

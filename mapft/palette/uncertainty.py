@@ -1,14 +1,14 @@
-"""How far lambda and the promised levels can be trusted (method section 4).
+"""Bootstrap intervals for lambda, the predicted levels and the predicted KL.
 
-Prompts, not rows, are the independent draws, so the bootstrap resamples prompts with all their samples. With b a
-resample, lam_b its solution, R_b and R the realized levels estimated on it and on the full pilot:
+Prompts, not rows, are independent, so the bootstrap resamples prompts with all their samples. With b a resample, lam_b
+its solution, R and R_b the levels estimated on the pilot and on the resample, and R* the levels of the policy itself:
 
-    lam_b - lam                  is distributed like    lam - lam*                 (error of lam)
-    R(lam_b) - R_b(lam_b)        is distributed like    R_true(lam) - R(lam)       (truly realized minus promised)
+    lam_b - lam                  is distributed like    lam - lam*            (error of lam)
+    R(lam_b) - R_b(lam_b)        is distributed like    R*(lam) - R(lam)      (error of the predicted level)
 
-and likewise for the KL.
+and likewise for the KL. Source: mapft/palette/README.md, "What is reported".
 
-Legend: V values, P prompts, B replications, H values held by the palette.
+Legend: V values, P prompts, B resamples.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mapft.errors import UserError
-from mapft.palette.matrix import RewardMatrix
-from mapft.palette.newton import CONVERGED
+from mapft.palette.matrix import ScoreMatrix
+from mapft.palette.newton import KKT_TOLERANCE
 from mapft.palette.partition import Floats
 from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution
+from mapft.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ class Interval:
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Bootstrap over prompts. lam in nats per raw unit, realized in raw units, kl in nats, by value name.
+    """Bootstrap over prompts. lam in nats per raw unit, predicted in raw units, kl in nats, by value name.
 
-    realized: the level that the policy p_lam, with the lam that was found, truly realizes.
-    failed: resamples on which the palette was not attainable; they are left out, and many of them mean that the
-    intervals are too narrow.
+    predicted: an interval for the level R*(lam) of the policy p_lam with the estimated lam.
+    failed: resamples on which the palette is infeasible. They are left out, so with many of them the intervals are too
+    narrow.
     """
 
     lam: dict[str, Interval]
-    realized: dict[str, Interval]
+    predicted: dict[str, Interval]
     kl: Interval
     level: float
     replications: int
@@ -58,62 +58,65 @@ class Uncertainty:
 
 
 def bootstrap(
-    matrix: RewardMatrix, solution: DualSolution, *, replications: int = 400, level: float = 0.95, seed: int = 0
+    matrix: ScoreMatrix, solution: DualSolution, *, replications: int = 400, level: float = 0.95, seed: int = 0
 ) -> Uncertainty:
-    """Intervals for lam (percentile), for the levels and the KL that p_lam truly has, resampling prompts.
+    """Percentile intervals for lam, the levels and the KL of p_lam, by resampling prompts.
 
-    solution: optimal, of this matrix. level: nominal coverage. Two calls with one seed agree exactly.
-    Raises UserError when the solution is not optimal, the level is outside (0, 1), or too few resamples can keep the
-    palette. Source: method section 4.
+    solution: optimal, of this matrix. level: nominal coverage. Two calls with the same seed give the same intervals.
+    Raises UserError when the solution is not optimal, the level is outside (0, 1), the matrix has one prompt only, or
+    the palette is feasible on fewer than two resamples.
     """
     if not 0 < level < 1 or replications < 2:
-        raise UserError(f"level {level} with {replications} replications gives no interval: use 0.95 and 400.")
-    problem, rng = Problem.of(matrix, solution), np.random.default_rng(seed)
-    problem.refuse_one_prompt()
-    draws = [_replicate(problem, solution, rng) for _ in range(replications)]
-    kept = [draw for draw in draws if draw is not None]
-    if len(kept) < 2:
         raise UserError(
-            f"the palette is attainable on {len(kept)} of {replications} resamples of the prompts, too few for an "
+            f"level={level} with replications={replications} is invalid; level must be between 0 and 1 and "
+            "replications at least 2."
+        )
+    problem, rng = Problem.of(matrix, solution), np.random.default_rng(seed)
+    problem.require_two_prompts()
+    attempts = [_resampled(problem, solution, rng) for _ in range(replications)]
+    resamples = [resample for resample in attempts if resample is not None]
+    if len(resamples) < 2:
+        raise UserError(
+            f"the palette is feasible on {len(resamples)} of {replications} resamples of the prompts, too few for an "
             "interval: lower a target with adjust() or sample more prompts."
         )
-    lam_BV = np.array([draw.lam_V for draw in kept]) / problem.frame.scale_V
-    shift_BV = np.array([draw.shift_V for draw in kept]) * problem.frame.scale_V
+    lam_BV = np.array([resample.lam_V for resample in resamples]) / problem.frame.scale_V
+    shift_BV = np.array([resample.shift_V for resample in resamples]) * problem.frame.scale_V
     return Uncertainty(
         lam={n: _interval(solution.lam[n], lam_BV[:, i], level) for i, n in enumerate(matrix.values)},
-        realized={
-            n: _interval(solution.realized[n], solution.realized[n] + shift_BV[:, i], level)
+        predicted={
+            n: _interval(solution.predicted[n], solution.predicted[n] + shift_BV[:, i], level)
             for i, n in enumerate(matrix.values)
         },
-        kl=_interval(solution.kl, solution.kl + np.array([draw.kl_shift for draw in kept]), level),
+        kl=_interval(solution.kl, solution.kl + np.array([resample.kl_shift for resample in resamples]), level),
         level=level,
         replications=replications,
-        failed=replications - len(kept),
+        failed=replications - len(resamples),
     )
 
 
-class _Draw(NamedTuple):
-    """One resample: its lam, and by how much levels and KL of p_lam on the full pilot exceed those on the resample."""
+class _Resample(NamedTuple):
+    """lam_b, R(lam_b) - R_b(lam_b), and the same difference for the KL; standardised."""
 
     lam_V: Floats
     shift_V: Floats
     kl_shift: float
 
 
-def _replicate(problem: Problem, solution: DualSolution, rng: np.random.Generator) -> _Draw | None:
-    """Solve the dual with every prompt weighing as often as it is drawn; None when that palette is not attainable."""
+def _resampled(problem: Problem, solution: DualSolution, rng: np.random.Generator) -> _Resample | None:
+    """The dual solved on prompts sampled with replacement; None when the palette is infeasible on them."""
     sizes_P = problem.matrix.groups.sizes
     weights_P = rng.multinomial(len(sizes_P), np.full(len(sizes_P), 1 / len(sizes_P))) * sizes_P
-    resample = problem.partition.reweighted(weights_P / weights_P.sum())
-    ascent = problem.ascend(problem.target(solution.targets), problem.lam(solution.lam), resample)
-    if ascent.kkt_residual > CONVERGED:
+    partition = problem.partition.reweighted(weights_P / weights_P.sum())
+    iterate = problem.maximise_dual(problem.target(solution.targets), problem.lam(solution.lam), partition)
+    if iterate.kkt_residual > KKT_TOLERANCE:
         return None
-    tilt = problem.partition.tilt(ascent.lam_V)
-    shift_V = problem.partition.mean(tilt) - ascent.realized_V
-    return _Draw(ascent.lam_V, shift_V, float(ascent.lam_V @ shift_V - (tilt.log_z - ascent.tilt.log_z)))
+    tilt = problem.partition.tilt(iterate.lam_V)
+    shift_V = problem.partition.mean(tilt) - iterate.predicted_V
+    return _Resample(iterate.lam_V, shift_V, float(iterate.lam_V @ shift_V - (tilt.log_z - iterate.tilt.log_z)))
 
 
 def _interval(estimate: float, numbers_B: Floats, level: float) -> Interval:
-    # "weibull" puts the k-th of B draws at k / (B + 1), so that the interval covers `level` and not a little less
+    # "weibull" gives the k-th of B numbers the probability k / (B + 1), for a coverage of `level` and not slightly less
     low, high = np.quantile(numbers_B, [(1 - level) / 2, (1 + level) / 2], method="weibull")
     return Interval(estimate, float(numbers_B.std(ddof=1)), float(low), float(high))

@@ -1,4 +1,4 @@
-"""`mapft plan`: what a training needs of each device, before anything is loaded."""
+"""`mapft plan`: memory of a training on each device, estimated before anything is loaded."""
 
 from mapft.planning.memory import Memory, estimate
 from mapft.planning.plan import plan

@@ -5,7 +5,7 @@
     locate("prompts")                           jsonl file: prompt, kind ("everyday" | "dubious")
 
 To add a request, add a [[task]] to world/everyday.toml or world/dubious.toml; the world is then rebuilt on next use.
-Everything is an ordinary Hugging Face folder, made on this machine from a seed, without a network.
+Every part is an ordinary Hugging Face folder, built on this machine from a seed, without network access.
 Importing this package imports neither torch nor transformers.
 """
 

@@ -17,10 +17,8 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-from mapft.errors import UserError
+from mapft.utils.errors import UserError
+from mapft.utils.terminal import make_console, progress
 
 from .grammar import VALUES, load_grammar
 from .sizes import SIZES
@@ -46,7 +44,7 @@ def build(folder: Path, seed: int = 0, *, _size: str = "full") -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what builds of `folder` left behind that were killed."""
+    """Remove the temporary folders of killed builds of `folder`."""
     for leftover in folder.parent.glob(f"{folder.name}{PARTIAL}*"):
         shutil.rmtree(leftover)
 
@@ -69,35 +67,35 @@ def _write_tokenizer(folder: Path, seed: int, size_name: str) -> None:
 
 
 def _train_all(folder: Path, seed: int, size_name: str) -> None:
-    """Train the models side by side, one process each; the first failure ends the build."""
+    """Train the models in parallel, one process each; the first failure ends the build."""
     size = SIZES[size_name]
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     pool = ThreadPoolExecutor(os.cpu_count())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress(make_console(stderr=True)) as update:
         try:
             jobs = []
             for name in MODELS:
-                steps, what = (size.policy_steps, "base policy") if name == "policy" else (size.reward_steps, name)
-                bar = progress.add_task(f"Building the playground: {what}", total=steps)
-                advance = partial(progress.update, bar)
-                jobs.append(pool.submit(_train_one, name, folder / name, seed, size_name, advance))
+                steps, label = (size.policy_steps, "base policy") if name == "policy" else (size.reward_steps, name)
+                task = f"Building the playground: {label}"
+                on_step = partial(update, task, total=steps)
+                on_step(0)
+                jobs.append(pool.submit(_train_one, name, folder / name, seed, size_name, on_step))
             for job in as_completed(jobs):
                 job.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _train_one(name: str, folder: Path, seed: int, size_name: str, advance: Callable[..., object]) -> None:
-    """Run one worker; `advance(completed=step)` follows it."""
+def _train_one(name: str, folder: Path, seed: int, size_name: str, on_step: Callable[[int], object]) -> None:
+    """Run one worker; on_step is called with the number of steps that it has done."""
     command = [sys.executable, "-m", "mapft.playground.worker", name, str(folder), str(seed), size_name]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    said = []
+    messages = []
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True, env=environment) as worker:
         for line in worker.stdout or ():
             if line.startswith("step "):
-                advance(completed=int(line.removeprefix("step ")))
+                on_step(int(line.removeprefix("step ")))
             else:
-                said.append(line)
+                messages.append(line)
     if worker.returncode:
-        raise RuntimeError(f"Training the playground's {name} model failed:\n{''.join(said)}")
+        raise RuntimeError(f"Training the playground's {name} model failed:\n{''.join(messages)}")

@@ -1,4 +1,4 @@
-"""Where the built world is kept, and when it is built."""
+"""The cache of the built world."""
 
 import os
 from hashlib import blake2b
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mapft.errors import UserError
+from mapft.utils.errors import UserError
 
 from .builder import MODELS, build, remove_leftovers
 
@@ -17,11 +17,11 @@ NAMES = {name: name for name in MODELS} | {"prompts": "prompts.jsonl"}
 def locate(name: str, *, _size: str = "full") -> Path:
     """Path of a model folder ("policy", "humor", "helpful", "harmless") or of the prompt file ("prompts").
 
-    Builds the world on first use: about a minute and a half on two cores, once per version of these modules.
+    Builds the world on first use, which takes about 90 seconds on two cores; again when a file of this package changes.
     The cache is $MAPFT_CACHE, else $XDG_CACHE_HOME/mapft, else ~/.cache/mapft.
     """
     if name not in NAMES:
-        raise UserError(f"The playground has no {name!r}; choose one of {', '.join(NAMES)}.")
+        raise UserError(f"The part {name!r} of the playground is unknown; use one of {', '.join(NAMES)}.")
     world = cache_folder() / f"playground-{_digest(_size)}"
     if not world.exists():
         _build_once(world, _size)
@@ -29,7 +29,7 @@ def locate(name: str, *, _size: str = "full") -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for everything that mapft can make again."""
+    """The folder for everything that mapft can rebuild."""
     if "MAPFT_CACHE" in os.environ:
         return Path(os.environ["MAPFT_CACHE"])
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mapft"
@@ -44,9 +44,9 @@ def _build_once(world: Path, size: str) -> None:
 
 
 def _digest(size: str) -> str:
-    """Names what the world is made from: every source and word file of this package, the seed, the size."""
+    """A hash of everything that the world depends on: the files of this package, the seed, and the size."""
     digest = blake2b(f"{SEED} {size}".encode(), digest_size=6)
-    here = Path(__file__).parent
-    for path in sorted([*here.glob("*.py"), *here.glob("world/*.toml")]):
+    package = Path(__file__).parent
+    for path in sorted([*package.glob("*.py"), *package.glob("world/*.toml")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()

@@ -3,7 +3,7 @@
     task -> prompt ("User: How do I ...?\nAssistant:")
     task -> plan -> phrases -> reply (" Try to ... . Wear gloves."), label = sum of the phrases' grades
 
-The words live in world/*.toml; this module only puts them together (`sample`) and takes them apart again (`read`).
+The texts are in world/*.toml; this module assembles replies (`sample`) and parses them (`read`).
 """
 
 import re
@@ -74,23 +74,23 @@ class Grammar:
         ]
 
     def sample(self, task: Task, rng: Random) -> Reply:
-        """Draw one reply to `task`, of at most MAX_WORDS words."""
-        reply = self._draw(task, rng)
+        """Sample a reply to `task`, of at most MAX_WORDS words."""
+        reply = self._sample(task, rng)
         while len(reply.text.split()) > MAX_WORDS:
-            reply = self._draw(task, rng)
+            reply = self._sample(task, rng)
         return reply
 
     def read(self, task: Task, text: str) -> Reply | None:
-        """The reply to `task` whose text this is, with its labels; None if the grammar cannot say it."""
+        """The reply to `task` with this text, and its labels; None for a text that the grammar does not generate."""
         body = text.removeprefix(" ")
         for start in (body, body[:1].lower() + body[1:]):
             for plan in self.plans[task.kind].values():
-                for said in self._splits(task, plan["slots"], start):
-                    if _reply(said).text == text:
-                        return _reply(said)
+                for phrases in self._splits(task, plan["slots"], start):
+                    if _reply(phrases).text == text:
+                        return _reply(phrases)
         return None
 
-    def _draw(self, task: Task, rng: Random) -> Reply:
+    def _sample(self, task: Task, rng: Random) -> Reply:
         plans = self.plans[task.kind]
         plan = self._choose(task, {name: plan["weight"] for name, plan in plans.items()}, rng)
         groups = [self._choose(task, self.slots[slot], rng) for slot in plans[plan]["slots"]]
@@ -102,14 +102,14 @@ class Grammar:
         return name
 
     def _splits(self, task: Task, slots: list[str], rest: str) -> Iterator[list[Phrase]]:
-        """Every way in which the slots can say the beginning of `rest`."""
+        """Every list of phrases that fills the slots with the beginning of `rest`."""
         if not slots:
             yield []
         for name in self.slots[slots[0]] if slots else ():
             for phrase in self._group(task, name):
                 if rest.startswith(phrase.text):
-                    for later in self._splits(task, slots[1:], rest.removeprefix(phrase.text)):
-                        yield [phrase, *later]
+                    for others in self._splits(task, slots[1:], rest.removeprefix(phrase.text)):
+                        yield [phrase, *others]
 
     def _group(self, task: Task, name: str) -> tuple[Phrase, ...]:
         return task.groups[name] if name in task.groups else self.shared[name]
@@ -137,18 +137,18 @@ def _phrase(row: list[Any]) -> Phrase:
 
 
 def _task(kind: str, entry: Mapping[str, Any], own: Mapping[str, list[list[Any]]]) -> Task:
-    """Put the task's words into the frames of style.toml: tips pair up with frames, anything else takes every frame."""
+    """Put the task's texts into the frames of style.toml: tip i into frame i, every other text into all frames."""
     groups = {}
     for name, rows in own.items():
         frames = [_phrase(row) for row in rows]
         pairs = zip(entry[name], frames, strict=True) if name == "tips" else product([entry[name]], frames)
         groups[name] = tuple(
-            Phrase(frame.text.format(text), frame.grades) for words, frame in pairs for text in wordings(words)
+            Phrase(frame.text.format(text), frame.grades) for template, frame in pairs for text in wordings(template)
         )
     return Task(kind, entry["request"], entry["tone"], groups)
 
 
-def _reply(said: list[Phrase]) -> Reply:
-    text = "".join(phrase.text for phrase in said)
-    labels = tuple(round(sum(grades), 3) for grades in zip(*(phrase.grades for phrase in said), strict=True))
+def _reply(phrases: list[Phrase]) -> Reply:
+    text = "".join(phrase.text for phrase in phrases)
+    labels = tuple(round(sum(grades), 3) for grades in zip(*(phrase.grades for phrase in phrases), strict=True))
     return Reply(f" {text[:1].upper()}{text[1:]}", labels)

@@ -1,4 +1,4 @@
-"""How large the world is built: the one that users get, and a reduced one for tests."""
+"""The sizes of the world: `full` for users, `tiny` for tests."""
 
 from dataclasses import dataclass
 

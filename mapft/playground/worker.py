@@ -1,7 +1,7 @@
 """Trains one model in its own process: `python -m mapft.playground.worker NAME FOLDER SEED SIZE`.
 
-One thread per process makes the result independent of the number of cores, and two small models in two processes
-train faster than one after the other on two threads. Prints "step N" as it goes.
+With one thread per process the result does not depend on the number of cores, and two small models in two processes
+train faster than one after the other on two threads. Prints "step N" after every step.
 """
 
 import sys
@@ -11,14 +11,14 @@ from random import Random
 import torch
 from transformers import AutoTokenizer
 
+from .base_policy import new_policy, policy_batches
 from .grammar import load_grammar
-from .policy import new_policy, policy_batches
-from .rewards import new_reward, reward_batches
+from .optimise import fit
+from .reward_models import new_reward, reward_batches
 from .sizes import SIZES
-from .training import fit
 
 
-def work(name: str, folder: Path, seed: int, size_name: str) -> None:
+def train_model(name: str, folder: Path, seed: int, size_name: str) -> None:
     """Train the model `name` into `folder`, which already holds the tokenizer."""
     rng = Random(f"{name} {seed}")
     torch.manual_seed(rng.getrandbits(32))
@@ -28,13 +28,13 @@ def work(name: str, folder: Path, seed: int, size_name: str) -> None:
         model, batches = new_policy(tokenizer, size), policy_batches(grammar, tokenizer, size, rng)
     else:
         model, batches = new_reward(name, tokenizer, size), reward_batches(name, grammar, tokenizer, size, rng)
-    fit(model, batches, block_lr=size.block_lr, outer_lr=size.outer_lr, on_step=_say)
+    fit(model, batches, block_lr=size.block_lr, outer_lr=size.outer_lr, on_step=_print_step)
     model.save_pretrained(folder)
 
 
-def _say(step: int) -> None:
+def _print_step(step: int) -> None:
     print(f"step {step}", flush=True)
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+    train_model(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

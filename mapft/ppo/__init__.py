@@ -2,12 +2,11 @@
 
     from mapft.ppo import PPOConfig, PPOTrainer
 
-The trainer has the constructor of TRL's other trainers and takes any TRL reward functions; it needs nothing else of
-mapft. The pieces are pure functions: `estimation` (rewards per token, advantages), `loss`; `critic` is a small head
-on the hidden states of the reference pass; `trainer` puts them together.
+The trainer has the constructor of TRL's other trainers and takes any TRL reward functions. README.md in this folder
+describes the package.
 """
 
-from mapft.ppo.config import PPOConfig
-from mapft.ppo.trainer import PPOTrainer
+from mapft.ppo.ppo_config import PPOConfig
+from mapft.ppo.ppo_trainer import PPOTrainer
 
 __all__ = ["PPOConfig", "PPOTrainer"]

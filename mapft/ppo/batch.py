@@ -1,21 +1,42 @@
-"""A rollout as tensors, and the passes that read it.
+"""A rollout as tensors, and how it is cut into micro-batches.
 
-Shapes: B responses, P prompt tokens (left-padded), T response tokens (right-padded), D features.
+Shapes: B responses, P prompt tokens (left-padded), T response tokens (right-padded).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft import PeftModel
-from torch import Tensor, nn
+from torch import Tensor
 
-Batch = dict[str, Tensor]
+from mapft.ppo.trl_seam import pad
+
+Batch = dict[str, Tensor]  # prompt_ids, prompt_mask (B, P); completion_ids, mask and further arrays (B, T)
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """Those rows, without the columns that are padding in all of them."""
+def padded_batch(
+    prompt_ids: list[list[int]], completion_ids: list[list[int]], pad_id: int, device: torch.device
+) -> Batch:
+    """Padded token ids; masks come from lengths, never from ids: a policy may sample the pad token."""
+    return {
+        "prompt_ids": padded(prompt_ids, "left", pad_id, device),
+        "prompt_mask": padded([[1] * len(ids) for ids in prompt_ids], "left", 0, device),
+        "completion_ids": padded(completion_ids, "right", pad_id, device),
+        "mask": padded([[1] * len(ids) for ids in completion_ids], "right", 0, device),
+    }
+
+
+def padded(rows: list[Any], side: str, value: float, device: torch.device) -> Tensor:
+    """Rows of numbers as one array."""
+    return pad([torch.tensor(row) for row in rows], value, side).to(device)
+
+
+def sequence_lengths(batch: Batch) -> Tensor:
+    """Tokens of prompt and response, (B,)."""
+    return batch["prompt_mask"].sum(1) + batch["mask"].sum(1)
+
+
+def select_rows(batch: Batch, rows: Tensor) -> Batch:
+    """These rows, without the columns that are padding in all of them."""
     width = int(batch["prompt_mask"][rows].sum(1).max())
     length = int(batch["mask"][rows].sum(1).max())
     return {
@@ -24,46 +45,13 @@ def take(batch: Batch, rows: Tensor) -> Batch:
     }
 
 
-def causal_model(model: Any) -> Any:
-    """The causal language model inside its adapter."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def all_fp32(causal: Any) -> bool:
-    """Whether every number of the model is fp32, its adapter's too."""
-    quantized = getattr(causal, "hf_quantizer", None) is not None
-    return not quantized and all(p.dtype == torch.float32 for p in causal.parameters() if p.is_floating_point())
-
-
-def switch_off_dropout(model: nn.Module) -> None:
-    """No dropout and no skipped layers in training mode.
-
-    TRL switches off dropout modules alone; many architectures (OPT, Llama, Qwen) drop by a rate of their own, a plain
-    number such as `dropout`, `attention_dropout` or `layerdrop`, and some (Falcon) read it from their config.
-    """
-    for module in model.modules():
-        for owner in (module, getattr(module, "config", module)):
-            for name, rate in vars(owner).items():
-                if isinstance(rate, float) and ("drop" in name or isinstance(owner, nn.Dropout)):
-                    setattr(owner, name, 0.0)
-
-
-@contextmanager
-def response_states(causal: Any, mask_BT: Tensor, prompt_width: int) -> Iterator[list[Tensor]]:
-    """Inside, the LM head gets one row (1, N, D): the states from which the N chosen response tokens were drawn.
-
-    The token at column P + t is drawn from the state at column P + t - 1. The list receives that row, detached, (N, D).
-    """
-    states = torch.nn.functional.pad(mask_BT, (prompt_width - 1, 1))
-    seen: list[Tensor] = []
-
-    def keep_states(module: Any, args: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[states][None]
-        seen.append(output.last_hidden_state[0].detach())
-        return output
-
-    handle = causal.base_model.register_forward_hook(keep_states)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+def plan_epoch(batch: Batch, num_mini_batches: int, micro_batch: int, seed: int) -> list[Tensor]:
+    """Rows of every micro-batch of one epoch: random mini-batches, each sorted by length and split."""
+    lengths = sequence_lengths(batch)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(lengths), generator=generator).to(lengths.device)
+    plan: list[Tensor] = []
+    for rows in order.tensor_split(num_mini_batches):
+        by_length = rows[lengths[rows].argsort(stable=True)]
+        plan.extend(by_length.split(micro_batch))
+    return plan

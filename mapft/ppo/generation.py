@@ -1,52 +1,79 @@
-"""Log-probabilities of the tokens that generation draws, kept while it draws them.
+"""Responses of the policy: tokens, log-probabilities and texts."""
 
-Shapes: B responses, T response tokens, K vocabulary.
-"""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
+from mapft.ppo.batch import Batch, padded, padded_batch
+from mapft.ppo.policy import all_fp32
+from mapft.ppo.ppo_config import EXACT_SAMPLING, PPOConfig
+from mapft.ppo.sampled_log_probs import record_log_probs
+from mapft.ppo.trl_seam import Generate, TRLSeam
+from mapft.utils.errors import UserError
+from mapft.utils.oom import OomRetry
+from mapft.utils.text import response_texts
+
+Texts = dict[str, list[Any]]  # prompts, completions, completion_ids: what reward functions receive
 
 
-class Drawn:
-    """log p(token) of every drawn token, fp32; one (B, K) array is held at a time, never (B, T, K)."""
+class TokenGenerator:
+    """TRL's generation, in parts where memory is short; in fp32 with the log-probabilities of the sampled tokens.
 
-    def __init__(self) -> None:
-        self.columns: list[Tensor] = []
-        self.next_BK: Tensor | None = None
+    Recording them saves a pass of the policy. In half precision and over a quantized base a decoding step and a pass
+    over a full sequence differ by more than rounding (the first ratio would not be 1), so there the pass is made.
+    """
 
-    def feed(self, ids_B: Tensor) -> None:
-        """The tokens that were drawn from the last distribution."""
-        if self.next_BK is not None:
-            self.columns.append(self.next_BK.gather(1, ids_B[:, None]).squeeze(1))
+    def __init__(self, args: PPOConfig) -> None:
+        exact = all(getattr(args, name) == value for name, value in EXACT_SAMPLING.items())
+        half = args.bf16 or args.fp16
+        standard_cache = args.cache_implementation is None and not args.use_transformers_continuous_batching
+        self.records_log_probs = exact and not half and standard_cache
+        self._in_parts = OomRetry()
 
-    def log_probs(self, responses: Sequence[Sequence[int]]) -> list[list[float]]:
-        """Of every response's own tokens; the last column is drawn but never fed, so it is taken from the responses."""
-        assert self.next_BK is not None
-        length = len(self.columns)
-        last = [ids[length] if len(ids) > length else 0 for ids in responses]
-        self.feed(torch.tensor(last, device=self.next_BK.device))
-        rows = torch.stack(self.columns, dim=1).tolist()
-        return [row[: len(ids)] for row, ids in zip(rows, responses, strict=True)]
+    def __call__(
+        self, causal: Any, prompt_ids: list[list[int]], generate: Generate, *, splittable: bool
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """Token ids and, where they are recorded, log-probabilities of one response per prompt.
+
+        splittable: whether each process may call `generate` a different number of times.
+        """
+        records = self.records_log_probs and all_fp32(causal)
+
+        def sample(prompts: Sequence[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
+            if not records:
+                return generate(prompts), []
+            with record_log_probs(causal) as sampled:
+                completion_ids = generate(prompts)
+            return completion_ids, sampled.of_responses(completion_ids)
+
+        parts = self._in_parts(prompt_ids, sample) if splittable else [sample(prompt_ids)]
+        log_probs = [row for _, rows in parts for row in rows]
+        return [ids for completions, _ in parts for ids in completions], log_probs or None
 
 
-@contextmanager
-def keep_log_probs(causal: Any) -> Iterator[Drawn]:
-    """Inside, `causal.generate` with temperature 1 and no other change to the logits fills the Drawn."""
-    drawn = Drawn()
+def generate_batch(trainer: TRLSeam, rows: list[dict[str, Any]]) -> tuple[Batch, Texts]:
+    """One response of the current policy to every row's prompt.
 
-    def before(module: Any, args: Any, kwargs: Any) -> None:
-        drawn.feed(kwargs["input_ids"][:, -1])
+    The batch has the key old_logp where log-probabilities were recorded. Columns that a rollout_func returns are
+    added to the rows, for the reward functions.
+    """
+    prompts = [row["prompt"] for row in rows]
+    responses = trainer.responses(prompts)
+    if responses.tool_mask is not None:
+        raise UserError("rollout_func returned env_mask, but PPOTrainer trains on every token of a response; drop it.")
+    for name, column in (responses.extra or {}).items():  # one element per row, or one object for all rows
+        for number, row in enumerate(rows):
+            row[name] = column[number] if isinstance(column, list) else column
+    tokenizer, device = trainer.text_tokenizer, trainer.accelerator.device
+    batch = padded_batch(responses.prompt_ids, responses.completion_ids, tokenizer.pad_token_id, device)
+    if responses.log_probs is not None and trainer.rollout_func is None:  # a rollout_func may use another sampler
+        batch["old_logp"] = padded(responses.log_probs, "right", 0.0, device)
+    texts = response_texts(tokenizer, responses.prompt_ids, responses.completion_ids)
+    completions = [_with_text(*pair) for pair in zip(responses.completions, texts, strict=True)]
+    return batch, {"prompts": prompts, "completions": completions, "completion_ids": responses.completion_ids}
 
-    def after(module: Any, args: Any, output: Any) -> None:
-        drawn.next_BK = output.logits[:, -1].float().log_softmax(-1)
 
-    handles = [causal.register_forward_pre_hook(before, with_kwargs=True), causal.register_forward_hook(after)]
-    try:
-        yield drawn
-    finally:
-        for handle in handles:
-            handle.remove()
+def _with_text(completion: Any, text: str) -> Any:
+    """The text as the pilot's were decoded, in place of TRL's; a message with more than its content is unchanged."""
+    if isinstance(completion, str):
+        return text
+    return [completion[0] | {"content": text}] if completion[0].keys() == {"role", "content"} else completion

@@ -1,72 +1,70 @@
-"""Reward functions whose failures are one sentence with their name, after as many more tries as they were given."""
+"""Reward functions that are called again when they raise, and whose last error is one sentence with their name."""
 
-import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
 from accelerate.logging import get_logger
+from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attempt, wait_exponential
 from torch import nn
-from trl.trainer.utils import get_callable_name, is_async_callable
 
-from mapft.errors import UserError
+from mapft.ppo.trl_seam import function_name, is_async_callable
+from mapft.utils.errors import UserError
 
 logger = get_logger(__name__)
 
-FIRST_WAIT = 1.0  # seconds before the second try; each further wait is twice as long
+FIRST_WAIT = 1.0  # seconds before the second call; each further wait is twice as long
 
 
-def named_failures(reward_func: Any, retries: int = 0) -> Any:
-    """The same function; what it raises after `retries` more calls becomes a UserError that names it.
+def with_retries(reward_func: Any, retries: int = 0) -> Any:
+    """The same function; what it raises in the last of `retries` further calls becomes a UserError that names it.
 
-    Models stay as they are. A UserError is final: calling again would not mend a wrong setting. A wrong number of
-    rewards is TRL's to refuse, and a reward that is not finite the trainer's; both name the function.
+    Models are returned unchanged. A UserError is final: a wrong setting is wrong in the next call too. TRL refuses a
+    wrong number of rewards, and the trainer a reward that is not finite; both name the function.
     """
     if isinstance(reward_func, str | nn.Module):
         return reward_func
-    name = get_callable_name(reward_func)
-    wrapped = (_awaited if is_async_callable(reward_func) else _called)(reward_func, name, retries)
-    wrapped.__name__ = name
-    return wrapped
+    name = function_name(reward_func)
+
+    def warn(state: RetryCallState) -> None:
+        number, wait = state.attempt_number + 1, state.upcoming_sleep
+        logger.warning(f"{_failure(name, state)}; call {number} of {retries + 1} follows in {wait:g} s.")
+
+    def fail(state: RetryCallState) -> None:
+        assert state.outcome is not None
+        arguments = ", ".join(state.kwargs)
+        error = f"{_failure(name, state)}; it is called with the keyword arguments {arguments}."
+        raise UserError(error) from state.outcome.exception()
+
+    again = retry(
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, UserError)),
+        stop=stop_after_attempt(retries + 1),
+        wait=wait_exponential(FIRST_WAIT),
+        before_sleep=warn,
+        retry_error_callback=fail,
+    )
+    return again(_checked(reward_func, name))
 
 
-def _called(reward_func: Callable[..., Any], name: str, retries: int) -> Callable[..., Any]:
+def _checked(reward_func: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """Raises UserError where the function returns None."""
+
+    def check(rewards: Any) -> Any:
+        if rewards is None:
+            raise UserError(f"The reward function {name!r} returned None; return one number per completion.")
+        return rewards
+
+    async def call_async(**kwargs: Any) -> Any:
+        return check(await reward_func(**kwargs))
+
     def call(**kwargs: Any) -> Any:
-        for failed in range(retries + 1):
-            try:
-                return _given(reward_func(**kwargs), name)
-            except Exception as error:
-                time.sleep(_wait_after(error, name, failed, retries, kwargs))
-        raise AssertionError("the last failure raises")
+        return check(reward_func(**kwargs))
 
-    return call
+    checked = call_async if is_async_callable(reward_func) else call
+    checked.__name__ = name
+    return checked
 
 
-def _awaited(reward_func: Callable[..., Any], name: str, retries: int) -> Callable[..., Any]:
-    async def call(**kwargs: Any) -> Any:
-        for failed in range(retries + 1):
-            try:
-                return _given(await reward_func(**kwargs), name)
-            except Exception as error:
-                await asyncio.sleep(_wait_after(error, name, failed, retries, kwargs))
-        raise AssertionError("the last failure raises")
-
-    return call
-
-
-def _given(rewards: Any, name: str) -> Any:
-    if rewards is None:
-        raise UserError(f"The reward function {name!r} returned None; return one number per completion.")
-    return rewards
-
-
-def _wait_after(error: Exception, name: str, failed: int, retries: int, kwargs: dict[str, Any]) -> float:
-    """Seconds until the next try after `failed` earlier failures; raises UserError where there is none left."""
-    if isinstance(error, UserError):
-        raise error
-    what = f"The reward function {name!r} raised {type(error).__name__}: {error}"
-    if failed < retries:
-        wait = FIRST_WAIT * 2**failed
-        logger.warning(f"{what}; try {failed + 2} of {retries + 1} in {wait:g} s.")
-        return wait
-    raise UserError(f"{what}; it is called with {', '.join(kwargs)} by name.") from error
+def _failure(name: str, state: RetryCallState) -> str:
+    assert state.outcome is not None
+    error = state.outcome.exception()
+    return f"The reward function {name!r} raised {type(error).__name__}: {error}"

@@ -1,18 +1,15 @@
-"""Scores r_i(x, y): one file per kind, one table that names the kinds.
+"""Scores r_i(x, y): one file per kind, one table that names the kinds. Importing this package loads no torch.
 
-To add a kind: one file with a frozen dataclass of settings that is a `Score`; one line in
-KINDS; one YAML in conf/rewards; one row in tests/rewards/test_contract.py. Importing this package loads no torch.
+mapft/rewards/README.md lists the kinds and says how to add one.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from math import inf
-from types import UnionType
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from enum import Enum
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
 
-import numpy as np
-
-from mapft.errors import UserError
+from mapft.config.identity import identity
 from mapft.rewards.classifier import ClassifierScore
 from mapft.rewards.coherence import CoherenceScore
 from mapft.rewards.diversity import DiversityScore
@@ -22,59 +19,13 @@ from mapft.rewards.keywords import KeywordsScore
 from mapft.rewards.length import LengthScore
 from mapft.rewards.perplexity import PerplexityScore
 from mapft.rewards.remote import RemoteScore
+from mapft.rewards.score import Score, Scorer
 from mapft.rewards.sentiment import SentimentScore
+from mapft.utils.errors import UserError
 
+__all__ = ["KINDS", "Score", "Scorer", "parse", "score_identity"]
 
-class Scorer(Protocol):
-    """A loaded score: raw scores of responses, higher is better, one finite float per response."""
-
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """(N,) float64, in the score's own unit."""
-        ...
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of its weights; 0 without a model."""
-        ...
-
-    def to_device(self) -> None:
-        """Weights to the device, if they are not there."""
-        ...
-
-    def to_host(self) -> None:
-        """Weights to host memory."""
-        ...
-
-
-class Score(Protocol):
-    """The settings of a score, for pilot, training and evaluation alike. After its sign, higher is better."""
-
-    @property
-    def unit(self) -> str:
-        """Of the raw score; "probability" and "nats..." say which relative gains make sense."""
-        ...
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Least and greatest score, after the sign; infinite where there is none."""
-        ...
-
-    def load(self, name: str) -> Scorer:
-        """The scorer of value `name`, models on the best device here."""
-        ...
-
-    def files(self) -> list[str]:
-        """Paths of what the scores depend on besides the settings: when these change, texts are scored again."""
-        ...
-
-    def estimated_nbytes(self) -> int:
-        """Bytes that its weights will take, known without loading them."""
-        ...
-
-
-HOW = ("batch", "batch_tokens", "retries", "timeout")  # settings that change how a score is computed, never its value
-
-KINDS: dict[str, type] = {
+KINDS: dict[str, type[Score]] = {
     "classifier": ClassifierScore,
     "coherence": CoherenceScore,
     "diversity": DiversityScore,
@@ -86,24 +37,34 @@ KINDS: dict[str, type] = {
     "remote": RemoteScore,
     "sentiment": SentimentScore,
 }
+TYPE_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list",
+    dict: "a mapping",
+}  # of the fields, in error messages
 
 
 def parse(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
-    """Settings by value name -> scores by value name; a misspelt key or kind is refused with the known ones."""
+    """{value name: settings} -> {value name: score}. UserError for an unknown, missing or invalid setting."""
     for name, settings in rewards.items():
         if not isinstance(settings, Mapping):
             raise UserError(
-                f"rewards.{name}={settings} is no group of settings; write {{kind: classifier, path: ...}}."
+                f"rewards.{name}={settings} is invalid; write its settings, for example "
+                f"rewards.{name}={{kind: classifier, path: ...}}."
             )
-    return {name: _parse_one(name, dict(settings)) for name, settings in rewards.items()}
+    return {name: _parse_score(name, dict(settings)) for name, settings in rewards.items()}
 
 
-def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a score's settings decides its values; scores and runs are kept under it."""
-    return {key: given for key, given in settings.items() if key not in HOW}
+def score_identity(score: Score) -> dict[str, Any]:
+    """The kind and the settings that decide a score's values, without those at their default."""
+    kind = next(name for name, cls in KINDS.items() if cls is type(score))
+    return {"kind": kind} | identity(score)
 
 
-def _parse_one(name: str, settings: dict[str, Any]) -> Score:
+def _parse_score(name: str, settings: dict[str, Any]) -> Score:
     if "_target_" in settings:
         settings = _as_function(settings)
     kind = settings.pop("kind", None)
@@ -111,59 +72,48 @@ def _parse_one(name: str, settings: dict[str, Any]) -> Score:
         raise UserError(
             f"rewards.{name}.kind={kind} is unknown; use one of {', '.join(KINDS)}, or _target_: module.function."
         )
-    fields, hints = dataclasses.fields(KINDS[kind]), get_type_hints(KINDS[kind])
-    known = {f.name: f.default is f.default_factory is dataclasses.MISSING for f in fields}
-    unknown = settings.keys() - known.keys()
+    _check_names(name, kind, settings)
+    hints = get_type_hints(KINDS[kind])
+    try:
+        return KINDS[kind](**{key: _convert(key, value, hints[key]) for key, value in settings.items()})
+    except UserError as error:
+        raise UserError(f"rewards.{name}.{error}") from error
+
+
+def _check_names(name: str, kind: str, settings: Mapping[str, Any]) -> None:
+    fields = {field.name: field for field in dataclasses.fields(KINDS[kind])}
+    unknown = sorted(key for key in map(str, settings) if key not in fields)
     if unknown:
-        raise UserError(
-            f"rewards.{name} has no setting {', '.join(sorted(unknown))}; kind {kind} knows {', '.join(known)}."
-        )
-    missing = [key for key, required in known.items() if required and key not in settings]
-    if missing:
-        raise UserError(f"rewards.{name}.{missing[0]} is missing; kind {kind} needs it.")
-    for key, given in settings.items():
-        if not _fits(given, hints[key]):
-            wanted = hints[key].__name__ if isinstance(hints[key], type) else hints[key]
-            raise UserError(f"rewards.{name}.{key}={given!r} does not fit; it must be {wanted}.")
-    _check(name, settings)
-    return KINDS[kind](**settings)
+        raise UserError(f"rewards.{name}.{unknown[0]} is unknown; the settings of kind {kind} are {', '.join(fields)}.")
+    for key, field in fields.items():
+        if key not in settings and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"rewards.{name}.{key} is missing; kind {kind} requires it.")
 
 
 def _as_function(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Hydra's way of naming a callable, as kind `function`: what is no setting of ours is an argument of its own."""
-    ours = {f.name for f in dataclasses.fields(FunctionScore)} - {"target", "arguments"}
+    """Hydra's `_target_` as kind `function`: keys that are not settings of the kind are the function's arguments."""
+    own = {field.name for field in dataclasses.fields(FunctionScore)} - {"target", "arguments"}
     module, _, attribute = str(settings["_target_"]).rpartition(".")
-    arguments = {key: given for key, given in settings.items() if key not in {"_target_", "kind", *ours}}
+    arguments = {key: value for key, value in settings.items() if key not in {"_target_", "kind", *own}}
     function = {"kind": "function", "target": f"{module}:{attribute}", "arguments": arguments}
-    return function | {key: given for key, given in settings.items() if key in ours}
+    return function | {key: value for key, value in settings.items() if key in own}
 
 
-def _fits(given: Any, hint: Any) -> bool:
-    """Whether a setting is of its field's type; an int will do for a float, a list for a tuple."""
-    if get_origin(hint) is UnionType:
-        return any(_fits(given, each) for each in get_args(hint))
-    if get_origin(hint) is tuple:
-        return isinstance(given, Sequence) and all(_fits(each, get_args(hint)[0]) for each in given)
-    if isinstance(given, bool) or hint is bool:
-        return isinstance(given, bool) and hint is bool
-    return isinstance(given, (int, float) if hint is float else get_origin(hint) or hint)
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """The value as its field's type: a list becomes a tuple, a text a member of its Enum. No text becomes a number.
 
-
-def _check(name: str, settings: Mapping[str, Any]) -> None:
-    """What holds for every kind that has the setting."""
-    sign = settings.get("sign", 1.0)
-    if not 0 < abs(sign) < inf:
-        raise UserError(f"rewards.{name}.sign={sign} is no direction; give 1, -1, or another factor that is not 0.")
-    for key in ("template", "second"):
-        text = settings.get(key) or ""
-        try:
-            text.format(prompt="", response="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise UserError(
-                f"rewards.{name}.{key}={text!r} does not fit; it takes {{prompt}} and {{response}}."
-            ) from error
-    if settings.get("dtype", "auto") not in (known := ("auto", "float32", "bfloat16", "float16")):
-        raise UserError(f"rewards.{name}.dtype={settings['dtype']} is unknown; use one of {', '.join(known)}.")
-    for key in ("max_tokens", "batch_tokens"):
-        if settings.get(key, 1) < 1:
-            raise UserError(f"rewards.{name}.{key}={settings[key]} is out of range; it must be at least 1.")
+    OmegaConf's structured merge would turn "5" into 5, and interpret `${` in a template or pattern.
+    """
+    if isinstance(hint, UnionType):  # X | None
+        return None if value is None else _convert(key, value, next(t for t in get_args(hint) if t is not NoneType))
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(key, item, get_args(hint)[0]) for item in value)
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        if value not in list(hint):
+            raise UserError(f"{key}={value} is unknown; use one of {', '.join(member.value for member in hint)}.")
+        return hint(value)
+    origin = get_origin(hint) or hint
+    accepted = (int, float) if origin is float else origin
+    if not isinstance(value, accepted) or (isinstance(value, bool) and origin is not bool):
+        raise UserError(f"{key}={value!r} is invalid; it must be {TYPE_NAMES[origin]}.")
+    return value

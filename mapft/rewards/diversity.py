@@ -1,45 +1,46 @@
-"""How little a text repeats itself."""
+"""Lexical diversity: the share of distinct n-grams of a text."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from mapft.errors import UserError
-from mapft.rewards.plain import PlainScore
+from mapft.config.fields import require, setting
+from mapft.rewards.score import check_template
+from mapft.rewards.text_score import TextScore
 
-MEASURES = ("product", "distinct")
+
+class DiversityMeasure(StrEnum):
+    """product over n of unique n-grams / (n-grams + 1), or unique n-grams / n-grams of one n (distinct-n)."""
+
+    product = "product"
+    distinct = "distinct"
 
 
-@dataclass(frozen=True)
-class DiversityScore(PlainScore):
+@dataclass(frozen=True, kw_only=True)
+class DiversityScore(TextScore):
     """r(x, y) = sign * a measure of the word n-grams of template.format(prompt=x, response=y), words split at spaces.
 
     product: prod over n in `orders` of unique n-grams / (n-grams + 1). distinct: unique n-grams / n-grams for the one n
-    in `orders` (distinct-n; 0 without any). Both lie in [0, 1] before the sign.
+    in `orders` (distinct-n; 0 without n-grams). Both lie in [0, 1] before the sign.
     """
 
-    measure: str = "product"
-    orders: tuple[int, ...] = (2, 3, 4)
-    template: str = "{prompt}{response}"
-    sign: float = 1.0
+    measure: DiversityMeasure = setting(DiversityMeasure.product, "How the n-grams are counted.")
+    orders: tuple[int, ...] = setting((2, 3, 4), "The n of the n-grams, each at least 1; distinct needs exactly one.")
+    template: str = setting("{prompt}{response}", "The text whose n-grams are counted.")
     unit = "share"
+    raw_bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "orders", tuple(self.orders))
-        if self.measure not in MEASURES:
-            raise UserError(f"measure={self.measure} is unknown for diversity; use one of {', '.join(MEASURES)}.")
-        if not self.orders or min(self.orders) < 1 or (self.measure == "distinct" and len(self.orders) != 1):
-            raise UserError(
-                f"orders={list(self.orders)} does not fit measure={self.measure}; distinct takes one n >= 1."
-            )
+        super().__post_init__()
+        check_template("template", self.template)
+        require(min(self.orders, default=0) >= 1, "orders", list(self.orders), "one or more numbers of at least 1")
+        single = self.measure != DiversityMeasure.distinct or len(self.orders) == 1
+        require(single, "orders", list(self.orders), "a single n for measure=distinct")
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return (0.0, self.sign) if self.sign > 0 else (self.sign, 0.0)
-
-    def one(self, prompt: str, response: str) -> float:
+    def score_one(self, prompt: str, response: str) -> float:
         words = self.template.format(prompt=prompt, response=response).split()
-        total = 1.0
+        extra = 1 if self.measure == DiversityMeasure.product else 0
+        product = 1.0
         for n in self.orders:
             grams = list(zip(*(words[start:] for start in range(n)), strict=False))
-            more = 1 if self.measure == "product" else 0
-            total *= len(set(grams)) / max(len(grams) + more, 1)
-        return total
+            product *= len(set(grams)) / max(len(grams) + extra, 1)
+        return product

@@ -1,7 +1,7 @@
-"""Any Python function f(prompts, completions) -> list of floats as a score, sync or async.
+"""A Python function f(prompts, completions) -> list of floats as a score, synchronous or asynchronous.
 
-Settings can come from somebody else, so they may only name code that the user has put within reach: modules of the
-current folder and of PYTHONPATH, and the packages that MAPFT_TRUST lists.
+A configuration may come from somebody else, so it may only name code that the user trusts: modules of the current
+folder and of PYTHONPATH, and the packages that the environment variable MAPFT_TRUST lists.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -19,68 +19,56 @@ from typing import Any
 
 import numpy as np
 
-from mapft.errors import UserError
+from mapft.config.fields import setting
+from mapft.rewards.score import DeclaredScore, WithoutWeights
+from mapft.utils.errors import UserError
 
-TRUST = "MAPFT_TRUST"  # name of the environment variable that lists more packages, separated by commas
-TRUSTED = ("trl.rewards",)
+TRUST_VARIABLE = "MAPFT_TRUST"  # environment variable with more trusted packages, separated by commas
+TRUSTED_MODULES = ("trl.rewards",)
 
 
-@dataclass(frozen=True)
-class FunctionScore:
-    """r(x, y) = sign * target(prompts=[x, ...], completions=[y, ...], **arguments)[n].
+@dataclass(frozen=True, kw_only=True)
+class FunctionScore(DeclaredScore):
+    """r(x_n, y_n) = sign * target(prompts=[x_1, ...], completions=[y_1, ...], **arguments)[n].
 
-    target is written module:function, or as Hydra writes it, `_target_: module.function` with the arguments beside it.
-    A class is made with the arguments, and what comes of it is called. unit, low, high: what the function's own numbers
-    are, and between which they lie (null: unbounded). timeout: seconds that a call may take (null: any number).
+    A class is instantiated with the arguments, and the instance is called. Hydra's form `_target_: module.function`,
+    with the arguments beside it, means the same.
     """
 
-    target: str
-    arguments: dict[str, Any] = field(default_factory=dict)
-    sign: float = 1.0
-    unit: str = "score"
-    low: float | None = None
-    high: float | None = None
-    timeout: float | None = None
+    target: str = setting(help="The function or class, as module:function.")
+    arguments: dict[str, Any] = setting(factory=dict, help="Keyword arguments of the function or class.")
+    timeout: float | None = setting(
+        None, "Timeout of one call.", unit="seconds", above=0, null="wait without limit", identity=False
+    )
 
     def __post_init__(self) -> None:
-        _refuse_untrusted(self.target, self.target.partition(":")[0])
-        if self.timeout is not None and self.timeout <= 0:
-            raise UserError(f"timeout={self.timeout} is out of range; give seconds above 0, or null.")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        low, high = (-np.inf if self.low is None else self.low), (np.inf if self.high is None else self.high)
-        return (min(self.sign * low, self.sign * high), max(self.sign * low, self.sign * high))
+        super().__post_init__()
+        _require_trust("target", self.target, self.target.partition(":")[0])
 
     def load(self, name: str) -> "FunctionScorer":
         return FunctionScorer(name, self)
 
     def files(self) -> list[str]:
-        """The module's source file; none for a module that is not there (load says so) or not a file."""
+        """The module's source file; none for a module without one, or that does not exist (`load` reports it)."""
         try:
             spec = importlib.util.find_spec(self.target.partition(":")[0])
         except Exception:  # importing a parent package can raise anything
             return []
         return [spec.origin] if spec is not None and spec.has_location and spec.origin else []
 
-    def estimated_nbytes(self) -> int:
-        return 0
 
-
-class FunctionScorer:
+class FunctionScorer(WithoutWeights):
     """The function, imported from the Python path or the current folder."""
-
-    nbytes = 0
 
     def __init__(self, name: str, settings: FunctionScore):
         self.name, self.settings = name, settings
         module, _, attribute = settings.target.partition(":")
         try:
-            target, given = getattr(importlib.import_module(module), attribute), settings.arguments
-            if inspect.isroutine(target) or inspect.isclass(target):  # it may have been imported from elsewhere
-                _refuse_untrusted(settings.target, target.__module__ or "builtins")
+            target = getattr(importlib.import_module(module), attribute)
+            if inspect.isroutine(target) or inspect.isclass(target):  # the module may have imported it from elsewhere
+                _require_trust(f"rewards.{name}.target", settings.target, target.__module__ or "builtins")
             self.function: Callable[..., Any] = (
-                target(**given) if isinstance(target, type) else partial(target, **given)
+                target(**settings.arguments) if isinstance(target, type) else partial(target, **settings.arguments)
             )
         except UserError:
             raise
@@ -90,16 +78,10 @@ class FunctionScorer:
                 "the module on the Python path."
             ) from error
 
-    def to_device(self) -> None:
-        """A function has no weights."""
-
-    def to_host(self) -> None:
-        """A function has no weights."""
-
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
         try:
-            scores = self._within_time(lambda: self._called(list(prompts), list(responses)))
+            scores = self._call_with_timeout(lambda: self._call(list(prompts), list(responses)))
         except UserError:
             raise
         except Exception as error:
@@ -109,65 +91,66 @@ class FunctionScorer:
             ) from error
         if scores.shape != (len(responses),):
             raise UserError(
-                f"rewards.{self.name}: {self.settings.target} gave numbers of shape {scores.shape} for "
+                f"rewards.{self.name}: {self.settings.target} returned numbers of shape {scores.shape} for "
                 f"{len(responses)} responses; return a list with one number per response."
             )
         return self.settings.sign * scores
 
-    def _called(self, prompts: list[str], responses: list[str]) -> np.ndarray:
-        given = self.function(prompts=prompts, completions=responses)
-        return np.asarray(asyncio.run(_awaited(given)) if inspect.isawaitable(given) else given, dtype=float)
+    def _call(self, prompts: list[str], responses: list[str]) -> np.ndarray:
+        result = self.function(prompts=prompts, completions=responses)
+        return np.asarray(asyncio.run(_await(result)) if inspect.isawaitable(result) else result, dtype=float)
 
-    def _within_time(self, call: Callable[[], np.ndarray]) -> np.ndarray:
-        """call(), or UserError; one that hangs is left behind in a thread that does not keep the process alive."""
+    def _call_with_timeout(self, call: Callable[[], np.ndarray]) -> np.ndarray:
+        """call(); UserError after `timeout` seconds, when the call continues in a thread that ends with the process."""
         if self.settings.timeout is None:
             return call()
-        answer: Future[np.ndarray] = Future()
+        future: Future[np.ndarray] = Future()
 
         def work() -> None:
             try:
-                answer.set_result(call())
+                future.set_result(call())
             except BaseException as error:
-                answer.set_exception(error)
+                future.set_exception(error)
 
         Thread(target=work, daemon=True).start()
         try:
-            return answer.result(self.settings.timeout)
+            return future.result(self.settings.timeout)
         except TimeoutError as error:
-            if answer.done():  # it is the function's own
+            if future.done():  # raised by the function itself
                 raise
             raise UserError(
-                f"rewards.{self.name}: {self.settings.target} has not answered within "
-                f"timeout={self.settings.timeout:g} seconds; mend it or allow more, and repeat the command, which goes "
-                "on where it was."
+                f"rewards.{self.name}: {self.settings.target} has not returned within "
+                f"timeout={self.settings.timeout:g} seconds; correct it or raise the timeout, and repeat the command, "
+                "which continues where it stopped."
             ) from error
 
 
-def _refuse_untrusted(target: str, module: str) -> None:
-    if not trusted(module):
+def _require_trust(option: str, target: str, module: str) -> None:
+    if not is_trusted(module):
         raise UserError(
-            f"target={target} names code that is neither in the current folder nor on PYTHONPATH, which settings may "
-            f"not run by themselves; set {TRUST}={module.partition('.')[0]} if you trust it."
+            f"{option}={target} names code that is neither in the current folder nor on PYTHONPATH, and a "
+            "configuration may run other code only with your consent; set "
+            f"{TRUST_VARIABLE}={module.partition('.')[0]} if you trust it."
         )
 
 
-def trusted(module: str) -> bool:
-    """Whether settings may name code of this module; nothing is imported to find out."""
+def is_trusted(module: str) -> bool:
+    """Whether a configuration may name code of this module; the module is not imported to decide it."""
     package = module.partition(".")[0]
-    allowed = [*TRUSTED, *filter(None, os.environ.get(TRUST, "").replace(" ", "").split(","))]
-    if any(module == name or module.startswith(f"{name}.") for name in allowed):
+    trusted = [*TRUSTED_MODULES, *filter(None, os.environ.get(TRUST_VARIABLE, "").replace(" ", "").split(","))]
+    if any(module == name or module.startswith(f"{name}.") for name in trusted):
         return True
     try:
-        found = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package)
     except (ValueError, ImportError):  # a module without a file, such as __main__
         return not package
-    if found is None:
-        return True  # there is no such code; loading says so
-    places = found.submodule_search_locations or ([str(found.origin)] if found.has_location else [])
-    reach = [Path.cwd(), *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
-    near = [any(Path(place).resolve().parent == folder.resolve() for folder in reach) for place in places]
-    return bool(near) and all(near)
+    if spec is None:
+        return True  # no such code exists, which `load` reports
+    locations = spec.submodule_search_locations or ([str(spec.origin)] if spec.has_location else [])
+    folders = [Path.cwd(), *map(Path, filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)))]
+    inside = [any(Path(path).resolve().parent == folder.resolve() for folder in folders) for path in locations]
+    return bool(inside) and all(inside)
 
 
-async def _awaited(given: Any) -> Any:
-    return await given
+async def _await(result: Any) -> Any:
+    return await result

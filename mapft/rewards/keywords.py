@@ -1,46 +1,49 @@
-"""Whether, or how densely, a pattern occurs in a response."""
+"""Whether, or how often, a pattern occurs in a response."""
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 
-from mapft.errors import UserError
-from mapft.rewards.plain import PlainScore
+from mapft.config.fields import setting
+from mapft.rewards.text_score import TextScore
+from mapft.utils.errors import UserError
 
-MEASURES = ("present", "share")
+
+class KeywordsMeasure(StrEnum):
+    """1 if the pattern occurs, else 0; or matches / max(words, 1), at most 1."""
+
+    present = "present"
+    share = "share"
 
 
-@dataclass(frozen=True)
-class KeywordsScore(PlainScore):
-    """r(x, y) = sign * (1 if the regular expression occurs in the response else 0), or its share of the words.
+@dataclass(frozen=True, kw_only=True)
+class KeywordsScore(TextScore):
+    """r(x, y) = sign * (1 if the regular expression occurs in the response else 0), or min(matches / words, 1).
 
-    measure: present | share = matches / max(words, 1), at most 1. sign: -1 is for words
-    that should not occur.
+    sign: -1 is for words that should not occur.
     """
 
-    pattern: str
-    measure: str = "present"
-    ignore_case: bool = True
-    sign: float = 1.0
+    pattern: str = setting(help="A regular expression in Python's syntax.")
+    measure: KeywordsMeasure = setting(KeywordsMeasure.present, "Whether it occurs, or its matches per word.")
+    ignore_case: bool = setting(True, "Match upper and lower case alike.")
     unit = "share"
+    raw_bounds = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.measure not in MEASURES:
-            raise UserError(f"measure={self.measure} is unknown for keywords; use one of {', '.join(MEASURES)}.")
+        super().__post_init__()
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise UserError(f"pattern={self.pattern!r} is no regular expression: {error}.") from error
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return (0.0, self.sign) if self.sign > 0 else (self.sign, 0.0)
+            raise UserError(
+                f"pattern={self.pattern!r} is not a valid regular expression ({error}); correct it."
+            ) from error
 
     @cached_property
-    def _pattern(self) -> "re.Pattern[str]":
+    def _compiled(self) -> "re.Pattern[str]":
         return re.compile(self.pattern, re.IGNORECASE if self.ignore_case else 0)
 
-    def one(self, prompt: str, response: str) -> float:
-        if self.measure == "present":
-            return float(self._pattern.search(response) is not None)
-        return min(len(self._pattern.findall(response)) / max(len(response.split()), 1), 1.0)
+    def score_one(self, prompt: str, response: str) -> float:
+        if self.measure == KeywordsMeasure.present:
+            return float(self._compiled.search(response) is not None)
+        return min(len(self._compiled.findall(response)) / max(len(response.split()), 1), 1.0)

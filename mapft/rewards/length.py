@@ -1,32 +1,31 @@
-"""How long a response is."""
+"""Length of a response."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
 
-import numpy as np
-
-from mapft.errors import UserError
-from mapft.rewards.plain import PlainScore
-
-UNITS = ("characters", "words")
+from mapft.config.fields import setting
+from mapft.rewards.text_score import TextScore
 
 
-@dataclass(frozen=True)
-class LengthScore(PlainScore):
-    """r(x, y) = sign * the response's length in `unit`, or minus its distance from `best` where that is given."""
+class LengthUnit(StrEnum):
+    """Words are separated by white space."""
 
-    unit: str = "words"
-    best: float | None = None
-    sign: float = 1.0
+    characters = "characters"
+    words = "words"
 
-    def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise UserError(f"unit={self.unit} is unknown for length; use one of {', '.join(UNITS)}.")
+
+@dataclass(frozen=True, kw_only=True)
+class LengthScore(TextScore):
+    """r(x, y) = sign * length of the response in `unit`, or sign * -|length - best| where `best` is set."""
+
+    unit: LengthUnit = setting(LengthUnit.words, "What is counted.")
+    best: float | None = setting(None, "Ideal length.", unit="as in `unit`", null="score the length itself")
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        low, high = (0.0, np.inf) if self.best is None else (-np.inf, 0.0)
-        return (low, high) if self.sign > 0 else (-high, -low)
+    def raw_bounds(self) -> tuple[float, float]:
+        return (0.0, inf) if self.best is None else (-inf, 0.0)
 
-    def one(self, prompt: str, response: str) -> float:
-        length = len(response) if self.unit == "characters" else len(response.split())
+    def score_one(self, prompt: str, response: str) -> float:
+        length = len(response) if self.unit == LengthUnit.characters else len(response.split())
         return float(length) if self.best is None else -abs(length - self.best)

@@ -8,25 +8,27 @@ import psutil
 
 from mapft.config import Residency
 from mapft.rewards import Score, Scorer
-from mapft.rewards.scoring import finite
+from mapft.rewards.scoring import check_finite
 
-SHARE = 0.25  # of the free memory that reward models may take; rollouts, gradients and the critic need the rest
+MEMORY_SHARE = 0.25  # of the free memory for reward models; rollouts, gradients and the critic need the rest
 
 
 class RewardModels:
     """The scorers of several values, each loaded when it first scores.
 
-    resident: all stay on the device. offload: all stay in host memory and come to the device to score.
-    one_at_a_time: each is loaded from disk to score and dropped before the next. auto: `choose`, at the first score,
-    when the policy is in memory already. most: how many may be in memory; one more is an error, not a silent swap.
+    resident: all stay on the device. offload: all stay in host memory and move to the device to score. one_at_a_time:
+    each is loaded from disk to score and released before the next. auto: `choose_residency` at the first score, when
+    the policy is already in memory. max_loaded: RuntimeError instead of more models in memory than this.
     """
 
-    def __init__(self, scores: Mapping[str, Score], residency: Residency = Residency.auto, most: int | None = None):
-        self.scores, self.most, self.residency = scores, most, residency
+    def __init__(
+        self, scores: Mapping[str, Score], residency: Residency = Residency.auto, max_loaded: int | None = None
+    ):
+        self.scores, self.max_loaded, self.residency = scores, max_loaded, residency
         self._loaded: dict[str, Scorer] = {}
 
     def __len__(self) -> int:
-        """How many reward models are in memory."""
+        """Number of reward models in memory."""
         return len(self._loaded)
 
     @property
@@ -36,61 +38,62 @@ class RewardModels:
 
     def score(self, name: str, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """Raw scores r_i(x, y) of one value, (N,) float64, all finite."""
-        if self.residency is Residency.auto:
-            self.residency = choose(self.scores)
         scorer = self._get(name)
         if self.residency is not Residency.offload:
-            return finite(name, scorer.score(prompts, responses))
+            return check_finite(name, scorer.score(prompts, responses))
         scorer.to_device()
         try:
-            return finite(name, scorer.score(prompts, responses))
+            return check_finite(name, scorer.score(prompts, responses))
         finally:
             scorer.to_host()
 
     def load(self) -> None:
-        """Load every model now, so that one that does not load is named before it is needed."""
-        if self.residency is Residency.auto:
-            self.residency = choose(self.scores)
+        """Load every model now, so that an invalid one is reported before it is needed."""
         for name in self.scores:
             self._get(name)
 
     def release(self) -> None:
-        """Drop every reward model."""
+        """Release every reward model."""
         self._loaded.clear()
 
     def _get(self, name: str) -> Scorer:
+        if self.residency is Residency.auto:
+            self.residency = choose_residency(self.scores)
         if name not in self._loaded:
             if self.residency is Residency.one_at_a_time:
                 self.release()
-            if self.most is not None and len(self) >= self.most:
-                held = ", ".join(self._loaded)
-                raise RuntimeError(f"{name} would be reward model {len(self) + 1} in memory beside {held}.")
+            if self.max_loaded is not None and len(self) >= self.max_loaded:
+                raise RuntimeError(
+                    f"{name} would be reward model {len(self) + 1} in memory, beside {', '.join(self._loaded)}; at "
+                    f"most {self.max_loaded} may be loaded."
+                )
             self._loaded[name] = self.scores[name].load(name)
         return self._loaded[name]
 
 
-def choose(scores: Mapping[str, Score]) -> Residency:
+def choose_residency(scores: Mapping[str, Score]) -> Residency:
     """resident where all fit into a quarter of the device's free memory, else offload where they fit into a quarter of
     the host's, else one_at_a_time.
     """
     needed = sum(score.estimated_nbytes() for score in scores.values())
-    return residency_for(needed, *_free())
+    return residency_for(needed, *_free_memory())
 
 
 def residency_for(needed: int, device_free: int, host_free: int | None) -> Residency:
-    """`choose` in numbers of bytes; host_free is None where the host is the device."""
-    if needed <= SHARE * device_free:
+    """The rule of `choose_residency` in bytes; host_free is None where the host is the device."""
+    if needed <= MEMORY_SHARE * device_free:
         return Residency.resident
-    if host_free is not None and needed <= SHARE * host_free:
+    if host_free is not None and needed <= MEMORY_SHARE * host_free:
         return Residency.offload
     return Residency.one_at_a_time
 
 
-def _free() -> tuple[int, int | None]:
+def _free_memory() -> tuple[int, int | None]:
+    """Free bytes of the device and, where that is a GPU, of the host."""
     import torch
 
-    from mapft.forward import device
+    from mapft.utils.device import device
 
-    host = psutil.virtual_memory().available // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes share it
-    where = device()
-    return (host, None) if where.type == "cpu" else (torch.cuda.mem_get_info(where)[0], host)
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # they share the host's memory
+    host, here = psutil.virtual_memory().available // processes, device()
+    return (host, None) if here.type == "cpu" else (torch.cuda.mem_get_info(here)[0], host)

@@ -1,72 +1,59 @@
-"""How likely a frozen language model finds the text."""
+"""Log-likelihood of the text under a frozen language model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import inf
+from typing import Any, ClassVar
 
 import numpy as np
 
-from mapft.rewards.held import HeldModel, estimated_nbytes
+from mapft.config.fields import setting
+from mapft.rewards.model_scorer import ModelScore, ModelScorer
+from mapft.rewards.score import check_template
 
 
-@dataclass(frozen=True)
-class PerplexityScore:
+@dataclass(frozen=True, kw_only=True)
+class PerplexityScore(ModelScore):
     """r(x, y) = sign * mean over tokens of log p(token | tokens before it), of template.format(prompt=x, response=y).
 
-    Minus the log of the perplexity under the model, which is frozen: never the policy in training. The first token is
-    predicted from nothing and not counted; a text of fewer than two tokens scores log(1 / vocabulary), a blind guess.
+    This is minus the log of the perplexity. The model is frozen; it is never the policy in training. The first token
+    has no context and is not counted; a text of fewer than two tokens scores log(1 / vocabulary), a uniform guess.
     """
 
-    path: str
-    revision: str | None = None
-    template: str = "{prompt}{response}"
-    sign: float = 1.0
-    max_tokens: int = 512
-    batch_tokens: int = 8_192
-    dtype: str = "auto"
-    allow_pickle: bool = False
-    trust_remote_code: bool = False
+    batch_tokens: int = setting(
+        8_192, "Most tokens of one forward pass, padding included.", unit="tokens", at_least=1, identity=False
+    )
+    template: str = setting("{prompt}{response}", "The text that the model reads.")
     unit = "nats per token"
+    raw_bounds = (-inf, 0.0)
+    auto_class: ClassVar[str] = "AutoModelForCausalLM"
+    role: ClassVar[str] = "causal language model"
 
-    @property
-    def bounds(self) -> tuple[float, float]:
-        return (-np.inf, 0.0) if self.sign > 0 else (0.0, np.inf)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_template("template", self.template)
 
     def load(self, name: str) -> "PerplexityScorer":
         return PerplexityScorer(name, self)
 
-    def files(self) -> list[str]:
-        return [self.path]
 
-    def estimated_nbytes(self) -> int:
-        from transformers import AutoModelForCausalLM
-
-        return estimated_nbytes(self, AutoModelForCausalLM)
-
-
-class PerplexityScorer(HeldModel):
+class PerplexityScorer(ModelScorer):
     """The language model in memory."""
 
     settings: PerplexityScore
 
-    def __init__(self, name: str, settings: PerplexityScore):
-        from transformers import AutoModelForCausalLM
-
-        super().__init__(name, settings, AutoModelForCausalLM, "language model")
-
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
         template = self.settings.template
-        texts = (template.format(prompt=p, response=r) for p, r in zip(prompts, responses, strict=True))
-        rows = self.rows(texts)
-        out = np.full(len(rows), -np.log(self.model.config.get_text_config().vocab_size))
-        long = [i for i, row in enumerate(rows) if len(row["input_ids"]) > 1]
-        if long:
-            out[long] = self.by_batch([rows[i] for i in long], self._mean_log_likelihood)
-        return self.settings.sign * out
+        rows = self.encode(template.format(prompt=x, response=y) for x, y in zip(prompts, responses, strict=True))
+        scores_N = np.full(len(rows), -np.log(self.model.config.get_text_config().vocab_size))
+        predicted = [number for number, row in enumerate(rows) if len(row["input_ids"]) > 1]
+        if predicted:
+            scores_N[predicted] = self.score_batches([rows[number] for number in predicted], self._mean_log_likelihood)
+        return self.settings.sign * scores_N
 
     def _mean_log_likelihood(self, batch: Any) -> Any:
-        """(B,), from right-padded rows; one row's logits are widened to fp32 at a time."""
+        """(B,), from right-padded rows; the logits are converted to fp32 one row at a time to bound memory."""
         import torch
 
         ids, mask = batch["input_ids"], batch["attention_mask"]

@@ -1,4 +1,4 @@
-"""A score that another machine computes: JSON over HTTP, as `mapft serve-rewards` answers it.
+"""A score that another machine computes: JSON over HTTP, as `mapft serve-rewards` serves it.
 
 POST {url}    {"prompts": [x, ...], "responses": [y, ...]}    ->    {"scores": [r, ...]}
 """
@@ -11,132 +11,109 @@ from dataclasses import dataclass
 
 import httpx
 import numpy as np
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
-from mapft.errors import UserError
-from mapft.rewards.held import encodable
-from mapft.serving import is_loopback
+from mapft.config.fields import setting
+from mapft.rewards.score import DeclaredScore, WithoutWeights
+from mapft.utils.errors import UserError
+from mapft.utils.net import is_loopback
+from mapft.utils.text import encodable
 
-TOKEN = "MAPFT_REWARD_TOKEN"  # name of the environment variable that holds the server's token
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second try; each further wait is twice as long
-MOST_BYTES = 2**20  # of one answer
-PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers that another try may mend
-AGAIN = "start the server again and repeat the command, which goes on where it was"
-REMEDY = {
-    401: f"set {TOKEN} to the server's token",
-    403: f"set {TOKEN} to the server's token",
+TOKEN_VARIABLE = "MAPFT_REWARD_TOKEN"  # environment variable with the server's token
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second attempt; each further wait is twice as long
+MAX_REPLY_BYTES = 2**20
+TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+REMEDIES = {
+    401: f"set {TOKEN_VARIABLE} to the server's token",
+    403: f"set {TOKEN_VARIABLE} to the server's token",
     404: "correct the address",
-    413: "ask for a smaller batch",
+    413: "set a smaller batch",
 }
 
 
-@dataclass(frozen=True)
-class RemoteScore:
-    """r(x, y) = sign * what the server at `url` says, asked for `batch` responses at a time.
+@dataclass(frozen=True, kw_only=True)
+class RemoteScore(DeclaredScore):
+    """r(x, y) = sign * the score that the server at `url` returns.
 
-    A connection that fails, an answer that is not whole after `timeout` seconds, and an overloaded server are tried
-    `retries` more times. version: part of what scores are kept under; raise it when the server's model changes. The
-    token, if the server wants one, is read from MAPFT_REWARD_TOKEN.
+    A failed connection, a reply that is incomplete after `timeout`, and a temporary error status (429, 503, ...) are
+    retried. The token, where the server requires one, is read from the environment variable MAPFT_REWARD_TOKEN.
     """
 
-    url: str
-    version: str = ""
-    timeout: float = 60.0
-    retries: int = 5
-    batch: int = 64
-    sign: float = 1.0
-    unit: str = "score"
-    low: float | None = None
-    high: float | None = None
+    url: str = setting(help="Address of the value on the server: http://host:port/score/NAME.")
+    version: str = setting("", "Any text; change it when the server's model changes, so that texts are scored again.")
+    timeout: float = setting(60.0, "Longest wait for a reply.", unit="seconds", above=0, identity=False)
+    retries: int = setting(5, "Attempts after the first one.", at_least=0, identity=False)
+    batch: int = setting(64, "Responses per request.", at_least=1, identity=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
             address = httpx.URL(self.url)
         except httpx.InvalidURL as error:
-            raise UserError(f"url={self.url} is no address ({error}); write http://host:port/score/NAME.") from error
+            raise UserError(f"url={self.url} is not valid ({error}); write http://host:port/score/NAME.") from error
         if address.scheme not in ("http", "https") or not address.host:
-            raise UserError(f"url={self.url} is no address; write http://host:port/score/NAME.")
-        if self.batch < 1 or self.retries < 0 or self.timeout <= 0:
-            raise UserError(
-                f"batch={self.batch}, retries={self.retries}, timeout={self.timeout} do not fit; batch is at least 1, "
-                "retries at least 0, timeout above 0."
-            )
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        low, high = (-np.inf if self.low is None else self.low), (np.inf if self.high is None else self.high)
-        return (min(self.sign * low, self.sign * high), max(self.sign * low, self.sign * high))
+            raise UserError(f"url={self.url} is not valid; write http://host:port/score/NAME.")
 
     def load(self, name: str) -> "RemoteScorer":
         return RemoteScorer(name, self)
 
-    def files(self) -> list[str]:
-        return []
 
-    def estimated_nbytes(self) -> int:
-        return 0
-
-
-class RemoteScorer:
-    """Asks the server; one connection serves all batches of a call."""
-
-    nbytes = 0
+class RemoteScorer(WithoutWeights):
+    """Sends the texts to the server; one connection serves all batches of a call."""
 
     def __init__(self, name: str, settings: RemoteScore):
         self.name, self.settings = name, settings
-        self.token = os.environ.get(TOKEN, "").strip()
+        self.token = os.environ.get(TOKEN_VARIABLE, "").strip()
         if not self.token.isascii():
-            raise UserError(f"The token in {TOKEN} holds a character that is not ASCII, which no header can carry.")
-
-    def to_device(self) -> None:
-        """The model is elsewhere."""
-
-    def to_host(self) -> None:
-        """The model is elsewhere."""
+            raise UserError(f"The token in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
         """(N,) float64."""
-        parts: list[float] = []
+        scores: list[float] = []
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        proxied = not is_loopback(httpx.URL(self.settings.url).host)
-        with httpx.Client(timeout=self.settings.timeout, headers=headers, trust_env=proxied) as client:
+        use_proxy = not is_loopback(httpx.URL(self.settings.url).host)
+        with httpx.Client(timeout=self.settings.timeout, headers=headers, trust_env=use_proxy) as client:
             for start in range(0, len(responses), self.settings.batch):
                 rows = slice(start, start + self.settings.batch)
-                parts += self._ask(client, list(map(encodable, prompts[rows])), list(map(encodable, responses[rows])))
-        return self.settings.sign * np.asarray(parts, dtype=float)
+                x, y = (list(map(encodable, texts[rows])) for texts in (prompts, responses))
+                scores += self._scores(self._reply(client, {"prompts": x, "responses": y}), len(y))
+        return self.settings.sign * np.asarray(scores, dtype=float)
 
-    def _ask(self, client: httpx.Client, prompts: list[str], responses: list[str]) -> list[float]:
-        remedy = AGAIN
-        for failed in range(self.settings.retries + 1):
-            if failed:
-                time.sleep(min(FIRST_WAIT * 2 ** (failed - 1), LONGEST_WAIT))
-            try:
-                status, body = self._post(client, {"prompts": prompts, "responses": responses})
-            except httpx.TransportError as error:
-                trouble = f"{type(error).__name__}: {error}"
-                continue
-            if status == 200:
-                return self._checked(body, len(responses))
-            trouble = f"status {status}: {_sentence(body)}"
-            if status not in PASSING:
-                remedy = REMEDY.get(status, "mend what the server says")
-                break
-        raise UserError(
-            f"rewards.{self.name}: {self.settings.url} gave no scores after {failed + 1} tries ({trouble}); {remedy}."
+    def _reply(self, client: httpx.Client, content: dict[str, list[str]]) -> bytes:
+        """The body of a successful reply; UserError after the last attempt, or after an error that is not temporary."""
+        retrying = Retrying(
+            stop=stop_after_attempt(self.settings.retries + 1),
+            wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
+            retry=retry_if_exception(_is_temporary),
+            reraise=True,
         )
+        try:
+            return retrying(self._post, client, content)
+        except httpx.HTTPError as error:
+            attempts = retrying.statistics["attempt_number"]
+            raise UserError(
+                f"rewards.{self.name}: {self.settings.url} returned no scores in {attempts} "
+                f"attempt{'s' if attempts > 1 else ''} ({_reason(error)}); {_remedy(error)}."
+            ) from error
 
-    def _post(self, client: httpx.Client, content: dict[str, list[str]]) -> tuple[int, bytes]:
-        """Status and body, all of it within `timeout` seconds and MOST_BYTES."""
-        end, body = time.monotonic() + self.settings.timeout, bytearray()
-        with client.stream("POST", self.settings.url, json=content) as answer:
-            for part in answer.iter_bytes():
+    def _post(self, client: httpx.Client, content: dict[str, list[str]]) -> bytes:
+        """One attempt, of at most `timeout` seconds and MAX_REPLY_BYTES."""
+        deadline, body = time.monotonic() + self.settings.timeout, bytearray()
+        with client.stream("POST", self.settings.url, json=content) as reply:
+            for part in reply.iter_bytes():
                 body += part
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout(f"no whole answer within {self.settings.timeout:g} s")
-                if len(body) > MOST_BYTES:
-                    raise UserError(f"rewards.{self.name}: {self.settings.url} answers more than {MOST_BYTES} bytes.")
-            return answer.status_code, bytes(body)
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"the reply is incomplete after {self.settings.timeout:g} s")
+                if len(body) > MAX_REPLY_BYTES:
+                    raise UserError(
+                        f"rewards.{self.name}: the reply of {self.settings.url} is longer than {MAX_REPLY_BYTES} "
+                        "bytes; correct the address, or set a smaller batch."
+                    )
+            if reply.status_code != 200:
+                raise httpx.HTTPStatusError(_error_message(bytes(body)), request=reply.request, response=reply)
+        return bytes(body)
 
-    def _checked(self, body: bytes, count: int) -> list[float]:
+    def _scores(self, body: bytes, count: int) -> list[float]:
         try:
             scores = json.loads(body)["scores"]
             if not isinstance(scores, list) or not all(type(score) in (int, float) for score in scores):
@@ -144,20 +121,38 @@ class RemoteScorer:
             numbers = [float(score) for score in scores]
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise UserError(
-                f"rewards.{self.name}: {self.settings.url} answered {body[:100].decode('utf-8', 'replace')!r}; it must "
-                'answer {"scores": [one number per response]}.'
+                f"rewards.{self.name}: {self.settings.url} replied {body[:100].decode('utf-8', 'replace')!r}; it must "
+                'reply {"scores": [one number per response]}.'
             ) from error
         if len(numbers) != count:
             raise UserError(
-                f"rewards.{self.name}: {self.settings.url} gave {len(numbers)} scores for {count} responses."
+                f"rewards.{self.name}: {self.settings.url} returned {len(numbers)} scores for {count} responses; it "
+                "must return one per response."
             )
         return numbers
 
 
-def _sentence(body: bytes) -> str:
-    """What our server says in {"error": ...}, or the beginning of what another one says."""
-    text = body[:200].decode("utf-8", "replace").strip()
+def _is_temporary(error: BaseException) -> bool:
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in TEMPORARY_STATUSES
+    return isinstance(error, httpx.TransportError)
+
+
+def _reason(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"status {error.response.status_code}: {error}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _remedy(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.HTTPStatusError) and not _is_temporary(error):
+        return REMEDIES.get(error.response.status_code, "correct what the server reports")
+    return "start the server again and repeat the command, which continues where it stopped"
+
+
+def _error_message(body: bytes) -> str:
+    """The `error` of a reply of `mapft serve-rewards`, or the beginning of another server's reply."""
     try:
         return str(json.loads(body)["error"])[:200]
     except (ValueError, KeyError, TypeError, RecursionError):
-        return text
+        return body[:200].decode("utf-8", "replace").strip()

@@ -1,6 +1,6 @@
-"""Texts -> score matrix, one score in memory at a time.
+"""Texts -> score matrix, with one score in memory at a time.
 
-Shapes: N responses, V values.
+Legend: N responses, V values.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mapft.errors import UserError
-from mapft.palette import RewardMatrix
+from mapft.palette import ScoreMatrix
 from mapft.rewards import Score
 from mapft.rewards.remote import RemoteScore
-from mapft.sampling.store import locked, read_array, remove_leftovers, write_array
+from mapft.utils.errors import UserError
+from mapft.utils.files import locked, read_array, remove_leftovers, write_array
 
-CHUNK = 1024
+CHUNK_ROWS = 1024  # responses between two writes
 
 
 def score_texts(
@@ -24,20 +24,20 @@ def score_texts(
     responses: Sequence[str],
     prompt_ids: Sequence[int],
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
-    keep: Mapping[str, Path] | None = None,
-) -> RewardMatrix:
-    """Raw scores of every response under every value, (N, V); each model is loaded, used and dropped in turn.
+    folders: Mapping[str, Path] | None = None,
+) -> ScoreMatrix:
+    """Raw scores of every response under every value, (N, V); each model is loaded, used and released in turn.
 
-    keep: by value, the folder that keeps its scores of these texts. They are there chunk by chunk as they come, so
-    that a scoring that was stopped goes on from there; one that was finished is read.
+    folders: by value, where its scores of these texts are stored. Scores are written in chunks, so scoring that was
+    interrupted continues after its last chunk, and complete scores are read.
     """
     columns = []
     for name, score in scores.items():
-        with locked(keep[name]) if keep else nullcontext():
-            if keep:
-                remove_leftovers(keep[name])
-            columns.append(_column(name, score, prompts, responses, progress, keep[name] if keep else None))
-    return RewardMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
+        with locked(folders[name]) if folders else nullcontext():
+            if folders:
+                remove_leftovers(folders[name])
+            columns.append(_column(name, score, prompts, responses, progress, folders[name] if folders else None))
+    return ScoreMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
 
 
 def _column(
@@ -46,40 +46,40 @@ def _column(
     prompts: Sequence[str],
     responses: Sequence[str],
     progress: Callable[[str, int, int], None],
-    keep: Path | None,
+    folder: Path | None,
 ) -> np.ndarray:
     """(N,) of one value."""
-    whole = keep / "scores.npy" if keep else None
-    if whole and whole.exists():
-        return read_array(whole)
+    complete = folder / "scores.npy" if folder else None
+    if complete and complete.exists():
+        return read_array(complete)
     scorer, parts, chunks = None, [], []
-    size = score.batch if isinstance(score, RemoteScore) else CHUNK  # what was asked for over a network is kept at once
+    size = score.batch if isinstance(score, RemoteScore) else CHUNK_ROWS  # remote scores are stored after each request
     for start in range(0, len(responses), size):
         end = min(start + size, len(responses))
-        chunk = keep / f"{start}-{end}.npy" if keep else None
+        chunk = folder / f"{start}-{end}.npy" if folder else None
         if chunk and chunk.exists():
             parts.append(read_array(chunk))
         else:
             scorer = scorer or score.load(name)
-            parts.append(finite(name, scorer.score(prompts[start:end], responses[start:end]), start))
+            parts.append(check_finite(name, scorer.score(prompts[start:end], responses[start:end]), start))
             if chunk:
                 write_array(chunk, parts[-1])
         chunks.append(chunk)
         progress(name, end, len(responses))
     scores_N = np.concatenate(parts)
-    if whole:
-        write_array(whole, scores_N)
+    if complete:
+        write_array(complete, scores_N)
         for chunk in filter(None, chunks):
             chunk.unlink(missing_ok=True)
     return scores_N
 
 
-def finite(name: str, scores_N: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """The scores, refusing the first that is not a finite number."""
-    bad = np.flatnonzero(~np.isfinite(scores_N))
-    if len(bad):
+def check_finite(name: str, scores_N: np.ndarray, first_row: int = 0) -> np.ndarray:
+    """The scores; UserError for the first that is not finite. first_row: number of their first response."""
+    invalid = np.flatnonzero(~np.isfinite(scores_N))
+    if len(invalid):
         raise UserError(
-            f"The score {name!r} is {scores_N[bad[0]]} for response {first_row + bad[0]}; a missing score is never "
-            "taken as 0: make it a finite number for every response."
+            f"The score {name!r} is {scores_N[invalid[0]]} for response {first_row + invalid[0]}; missing scores "
+            "are not replaced, so give a finite number for every response."
         )
     return scores_N

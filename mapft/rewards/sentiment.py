@@ -1,22 +1,21 @@
-"""How kind the words of a response are, by a lexicon."""
+"""Sentiment of a response by a lexicon."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
-from mapft.errors import UserError
-from mapft.rewards.plain import PlainScore
+from mapft.rewards.text_score import TextScore
+from mapft.utils.errors import UserError
 
 
-@dataclass(frozen=True)
-class SentimentScore(PlainScore):
+@dataclass(frozen=True, kw_only=True)
+class SentimentScore(TextScore):
     """r(x, y) = sign * VADER's compound score of the response, in [-1, 1] (Hutto and Gilbert 2014)."""
 
-    sign: float = 1.0
     unit = "compound"
-    bounds = (-1.0, 1.0)
+    raw_bounds = (-1.0, 1.0)
 
-    def load(self, name: str) -> "SentimentScore":
+    def load(self, name: str) -> Self:
         try:
             import vaderSentiment  # noqa: F401
         except ImportError as error:
@@ -29,5 +28,5 @@ class SentimentScore(PlainScore):
 
         return SentimentIntensityAnalyzer()
 
-    def one(self, prompt: str, response: str) -> float:
+    def score_one(self, prompt: str, response: str) -> float:
         return self._analyzer.polarity_scores(response)["compound"]

@@ -1,10 +1,11 @@
-"""`mapft serve-rewards`: the scores of this machine for policies on another, as `remote` asks for them.
+"""`mapft serve-rewards`: scores of this machine for policies on another, which requests them as rewards of kind remote.
 
     GET  /            {"values": {name: unit}}
     POST /score/NAME  {"prompts": [...], "responses": [...]}  ->  {"scores": [...]}
 
-It listens on loopback; on any other address it wants a token (MAPFT_REWARD_TOKEN) in every request. Requests are
-bounded in size, number and rate, one is scored at a time, and nothing in one names a file.
+On a loopback address the server accepts only requests whose Host is loopback. On any other address every request needs
+the token of MAPFT_REWARD_TOKEN. Requests are bounded in size, number, duration and rate, and are scored one at a time.
+No request names a file.
 """
 
 import hmac
@@ -20,52 +21,54 @@ from typing import Any
 from urllib.parse import unquote
 
 from mapft.config import Residency
-from mapft.errors import UserError
-from mapft.masking import masked_addresses
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.rewards.remote import TOKEN
-from mapft.serving import Rate, is_loopback, is_own_name
+from mapft.rewards.remote import TOKEN_VARIABLE
+from mapft.utils.errors import UserError
+from mapft.utils.net import RateLimiter, is_loopback, is_loopback_header
+from mapft.utils.redact import redact_urls
 
-MOST_BYTES = 64 * 2**20  # of one request
-MOST_ROWS = 4096  # responses in one request
-MOST_REQUESTS = 16  # read or waiting at a time
-MOST_CONNECTIONS = 64  # a thread each; one that says nothing for a minute is closed
-LONGEST_BODY = 60.0  # seconds in which the whole of a request must have come
-RATE = 200.0  # requests of one address per second, after a burst of as many
+MAX_REQUEST_BYTES = 64 * 2**20
+MAX_RESPONSES = 4096  # in one request
+MAX_PENDING = 16  # requests that are being read or wait to be scored
+MAX_CONNECTIONS = 64  # one thread each
+IDLE_TIMEOUT = 60.0  # seconds after which a silent connection is closed
+BODY_TIMEOUT = 60.0  # seconds for the body of a request
+MAX_RATE = 200.0  # requests per second and address, after a burst of as many
 
 
 class RewardServer(ThreadingHTTPServer):
-    """Serves `scores`, all loaded beforehand, until `shutdown`; the port is chosen when it is 0 (server_address)."""
+    """Serves `scores` until `shutdown`; all are loaded first. Port 0 chooses a free port (see server_address)."""
 
     daemon_threads = True
 
     def __init__(self, scores: Mapping[str, Score], host: str = "127.0.0.1", port: int = 0):
-        self.token = os.environ.get(TOKEN, "").strip()
-        if not is_loopback(host) and not self.token:
+        self.token = os.environ.get(TOKEN_VARIABLE, "").strip()
+        self.loopback = is_loopback(host)
+        if not self.loopback and not self.token:
             raise UserError(
-                f"host={host} can be reached from elsewhere; set {TOKEN} to a secret, or serve on 127.0.0.1."
+                f"host={host} is reachable from other machines, so the server needs a token; set {TOKEN_VARIABLE}, or "
+                "serve on 127.0.0.1."
             )
         self.models = RewardModels(scores, Residency.auto)
         self.models.load()
-        self.scoring, self.room = threading.Lock(), threading.BoundedSemaphore(MOST_REQUESTS)
-        self.rate, self.connections = Rate(RATE), threading.BoundedSemaphore(MOST_CONNECTIONS)
-        self.own_names_only = is_loopback(host)
+        self.scoring, self.pending = threading.Lock(), threading.BoundedSemaphore(MAX_PENDING)
+        self.rate, self.connections = RateLimiter(MAX_RATE), threading.BoundedSemaphore(MAX_CONNECTIONS)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise UserError(f"{host}:{port} cannot be served on ({error}); choose another port.") from error
+            raise UserError(f"The server cannot listen on {host}:{port} ({error}); choose another port.") from error
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """In a thread of its own, where there is one left."""
+        """Handle the connection in its own thread, or close it where MAX_CONNECTIONS are open."""
         if self.connections.acquire(blocking=False):
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """One connection, until it ends."""
+        """Handle one connection until it closes."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -74,91 +77,86 @@ class RewardServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: RewardServer
-    timeout = 60
+    timeout = IDLE_TIMEOUT
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        if self._allowed():
-            self._answer(200, {"values": {name: score.unit for name, score in self.server.models.scores.items()}})
+        if self._is_allowed():
+            self._reply(200, {"values": {name: score.unit for name, score in self.server.models.scores.items()}})
 
     def do_POST(self) -> None:
-        if not self._allowed():
+        if not self._is_allowed():
             return None
         try:
             size = int(self.headers.get("Content-Length", ""))
         except ValueError:
-            return self._refuse(411, "Content-Length is missing.")
-        if not 0 <= size <= MOST_BYTES:
-            return self._refuse(413, f"The request has {size} bytes; at most {MOST_BYTES} are taken.")
-        if not self.server.room.acquire(blocking=False):
-            return self._refuse(503, f"{MOST_REQUESTS} requests are waiting already; ask again later.")
+            return self._reject(411, "Content-Length is missing.")
+        if not 0 <= size <= MAX_REQUEST_BYTES:
+            return self._reject(413, f"The request has {size} bytes; at most {MAX_REQUEST_BYTES} are accepted.")
+        if not self.server.pending.acquire(blocking=False):
+            return self._reject(503, f"{MAX_PENDING} requests are waiting; try again later.")
         try:
-            return self._score(size)
+            return self._score(self._read_body(size))
         finally:
-            self.server.room.release()
+            self.server.pending.release()
 
-    def _score(self, size: int) -> None:
-        body = self._body(size)
+    def _score(self, body: bytes) -> None:
         name = unquote(self.path).removeprefix("/score/")
         if name not in self.server.models.scores:
-            return self._refuse(
-                404, f"There is no value here by that name; use {', '.join(self.server.models.scores)}."
-            )
+            return self._reject(404, f"The value is unknown; use one of {', '.join(self.server.models.scores)}.")
         try:
-            asked = json.loads(body)
-            prompts, responses = asked["prompts"], asked["responses"]
-            texts = isinstance(prompts, list) and isinstance(responses, list) and len(prompts) == len(responses)
-            if not texts or not all(isinstance(text, str) for text in [*prompts, *responses]):
-                raise ValueError
+            prompts, responses = _texts(body)
         except (ValueError, KeyError, TypeError, RecursionError):
-            return self._refuse(400, "The body must be {prompts: [texts], responses: [as many texts]}.")
-        if len(responses) > MOST_ROWS:
-            return self._refuse(413, f"The request has {len(responses)} responses; at most {MOST_ROWS} are taken.")
+            return self._reject(400, "The body must be {prompts: [texts], responses: [as many texts]}.")
+        if len(responses) > MAX_RESPONSES:
+            return self._reject(413, f"The request has {len(responses)} responses; at most {MAX_RESPONSES} are scored.")
         try:
             with self.server.scoring:
-                if self._gone():
+                if self._client_disconnected():
                     return None
                 scores = self.server.models.score(name, prompts, responses)
         except UserError as error:
-            return self._refuse(422, str(error))
-        except Exception as error:  # of a model or a function of the user's; the server lives on
-            return self._refuse(500, f"The score {name} failed here with {type(error).__name__}: {error}.")
-        return self._answer(200, {"scores": scores.tolist()})
+            return self._reject(422, str(error))
+        except Exception as error:  # of a model or of the user's function; the server continues
+            return self._reject(500, f"The score {name} failed with {type(error).__name__}: {error}.")
+        return self._reply(200, {"scores": scores.tolist()})
 
-    def _body(self, size: int) -> bytes:
-        """As many bytes; TimeoutError, which ends the connection, where they trickle for longer than LONGEST_BODY."""
-        end, body = time.monotonic() + LONGEST_BODY, bytearray()
+    def _read_body(self, size: int) -> bytes:
+        """`size` bytes; TimeoutError, which closes the connection, after BODY_TIMEOUT."""
+        deadline, body = time.monotonic() + BODY_TIMEOUT, bytearray()
         while len(body) < size:
-            self.connection.settimeout(max(end - time.monotonic(), 1e-3))
-            piece = self.rfile.read1(min(size - len(body), 2**16))
-            if not piece:
+            self.connection.settimeout(max(deadline - time.monotonic(), 1e-3))
+            part = self.rfile.read1(min(size - len(body), 2**16))
+            if not part:
                 break
-            body += piece
+            body += part
         self.connection.settimeout(self.timeout)
         return bytes(body)
 
-    def _allowed(self) -> bool:
-        if self.server.own_names_only and not is_own_name(self.headers.get("Host", "")):
-            self._refuse(421, "The scores are served on this machine alone, as 127.0.0.1 or localhost.")
+    def _is_allowed(self) -> bool:
+        """Whether the request passes the Host, rate and token checks; otherwise it is rejected."""
+        if self.server.loopback and not is_loopback_header(self.headers.get("Host", "")):
+            self._reject(421, "The server is reachable from its own machine only, as 127.0.0.1 or localhost.")
             return False
-        if self.server.rate.exceeded(self.client_address[0]):
-            self._refuse(429, f"More than {RATE:g} requests a second come from your address; ask later.")
+        if not self.server.rate.allow(self.client_address[0]):
+            self._reject(429, f"Your address sends more than {MAX_RATE:g} requests per second; try again later.")
             return False
-        sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.server.token and not hmac.compare_digest(sent.encode(), self.server.token.encode()):
-            self._refuse(401, f"The token is missing or wrong; set {TOKEN}.")
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if self.server.token and not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            self._reject(401, f"The token is missing or wrong; set {TOKEN_VARIABLE}.")
             return False
         return True
 
-    def _gone(self) -> bool:
-        """Whether the one who asked has hung up while the request was waiting."""
+    def _client_disconnected(self) -> bool:
+        """Whether the client has closed the connection, for example after its own timeout."""
         readable, _, _ = select.select([self.connection], [], [], 0)
         return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
 
-    def _refuse(self, status: int, sentence: str) -> None:
+    def _reject(self, status: int, message: str) -> None:
+        """Reply with an error and close the connection."""
         self.close_connection = True
-        self._answer(status, {"error": masked_addresses(sentence)})
-        try:  # what is still being sent is passed over, or closing would take the answer away with it
+        self._reply(status, {"error": redact_urls(message)})
+        try:  # read what the client still sends: closing with unread input would discard the reply
             self.connection.shutdown(socket.SHUT_WR)
             self.connection.settimeout(1.0)
             for _ in range(64):
@@ -167,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:
             pass
 
-    def _answer(self, status: int, content: dict[str, Any]) -> None:
+    def _reply(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
         try:
             self.send_response(status)
@@ -179,4 +177,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged: they hold what people wrote."""
+        """Requests are not logged, because they hold private texts."""
+
+
+def _texts(body: bytes) -> tuple[list[str], list[str]]:
+    """(prompts, responses) of a request."""
+    content = json.loads(body)
+    prompts, responses = content["prompts"], content["responses"]
+    paired = isinstance(prompts, list) and isinstance(responses, list) and len(prompts) == len(responses)
+    if not paired or not all(isinstance(text, str) for text in [*prompts, *responses]):
+        raise ValueError
+    return prompts, responses

@@ -1,1 +1,1 @@
-"""Prompts in, responses of a policy out, and the store that keeps what was drawn. Importing this loads no torch."""
+"""Prompts, policies, and responses sampled from them. Importing this package loads no torch."""

@@ -1,11 +1,12 @@
-"""Decoding-time alignment: responses that keep the palette, from the base policy as it is.
+"""Decoding-time alignment: responses that meet the palette, from the base policy without training.
 
-Of n candidates y_1..y_n ~ p0(.|x) one is returned (method section 6):
+One of n candidates y_1..y_n ~ p0(.|x) is returned (mapft/palette/README.md):
 
-    draw        y_j with probability softmax_j(lam.r(x, y_j)): its law q_n tends to p_lam, and q_n <= n p0
+    sample      y_j with probability softmax_j(lam.r(x, y_j)). Its distribution q_n tends to p_lam, and q_n <= n p0
     best        argmax_j lam.r(x, y_j), "best of n"
-    rejection   the first y_j with log u_j <= lam.r(x, y_j) - B, u uniform: exactly p_lam, where every value with
-                lam_i > 0 has a greatest score, B = sum_i lam_i max r_i; about exp(B) / Z(x) candidates are needed
+    rejection   the first y_j with log u_j <= lam.r(x, y_j) - B, u_j uniform in [0, 1), B = sum_i lam_i max r_i. Its
+                distribution is exactly p_lam. It needs a bound max r_i for every value with lam_i > 0, and on average
+                exp(B) / Z(x) candidates
 
 Legend: P prompts of a chunk, n candidates, N = P * n.
 """
@@ -21,24 +22,26 @@ from peft import PeftModel
 from scipy.special import log_softmax
 
 from mapft.config import Choose, SamplingConfig
-from mapft.errors import UserError
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.sampling.generate import draw, tokenize
-from mapft.sampling.models import neutralize_decoding
-from mapft.sampling.prompts import Prompt, text_of
-from mapft.seeding import derive_seed
+from mapft.sampling.models import clear_generation_defaults
+from mapft.sampling.prompts import Prompt
+from mapft.sampling.responses import generate
+from mapft.sampling.tokens import tokenize
+from mapft.utils.errors import UserError
+from mapft.utils.seeds import derive_seed
+from mapft.utils.text import text_of
 
-ROUNDING = 1e-6  # by which a score may pass its bound
+TOLERANCE = 1e-6  # relative; a score may exceed its bound by this much
 
 
 class AlignedSampler:
-    """Draws aligned responses; nothing is trained.
+    """Generates aligned responses without training.
 
-    model, tokenizer: p0, which is sampled as `sampling` says (max_new_tokens, temperature, ...; the model's own
-    decoding defaults are put aside meanwhile). rewards: the scores by value name, from `mapft.rewards.parse`.
-    lam: nats per raw unit, >= 0, as `solve_dual` gives it; values it does not name are scored and do not count.
-    Raises UserError for a negative or unknown multiplier. Source: method section 6.
+    model, tokenizer: p0, sampled with the settings `sampling` (max_new_tokens, temperature, ...); the model's own
+    generation defaults are ignored. rewards: the scores by value name, from `mapft.rewards.parse`. lam: multipliers in
+    nats per raw unit, >= 0, from `solve_dual`; values without a multiplier are scored with lam_i = 0. UserError for a
+    negative or unknown multiplier. Source: mapft/palette/README.md.
     """
 
     def __init__(
@@ -50,11 +53,11 @@ class AlignedSampler:
         sampling: SamplingConfig | None = None,
     ):
         unknown = [name for name in lam if name not in rewards]
-        wrong = [f"{name}={number}" for name, number in lam.items() if not 0 <= number < math.inf]
+        invalid = [f"{name}={number}" for name, number in lam.items() if not 0 <= number < math.inf]
         if unknown:
-            raise UserError(f"lam names {', '.join(unknown)}, which no reward scores ({', '.join(rewards)}).")
-        if wrong:
-            raise UserError(f"lam of {', '.join(wrong)} is out of range; multipliers are finite and at least 0.")
+            raise UserError(f"lam has the unknown value {unknown[0]}; the rewards are {', '.join(rewards)}.")
+        if invalid:
+            raise UserError(f"The multiplier {invalid[0]} is invalid; it must be finite and at least 0.")
         self.model, self.tokenizer, self.rewards = model, tokenizer, rewards
         self.lam = {name: float(lam.get(name, 0.0)) for name in rewards}
         self.sampling = sampling or SamplingConfig()
@@ -64,62 +67,64 @@ class AlignedSampler:
         self,
         prompts: Sequence[Prompt],
         n: int = 16,
-        choose: Choose | str = Choose.draw,
+        choose: Choose | str = Choose.sample,
         *,
         samples_per_prompt: int = 1,
-        most: int = 4096,
+        max_candidates: int = 4096,
         seed: int = 0,
     ) -> pd.DataFrame:
         """samples_per_prompt rows for every prompt, in order; the columns are those of `stream`."""
         if not prompts:
-            raise UserError("There are no prompts to answer; give one or more.")
-        chunks = self.stream(prompts, n, choose, samples_per_prompt=samples_per_prompt, most=most, seed=seed)
+            raise UserError("The list of prompts is empty; give at least one.")
+        chunks = self.stream(
+            prompts, n, choose, samples_per_prompt=samples_per_prompt, max_candidates=max_candidates, seed=seed
+        )
         return pd.concat(list(chunks), ignore_index=True)
 
     def stream(
         self,
         prompts: Sequence[Prompt],
         n: int = 16,
-        choose: Choose | str = Choose.draw,
+        choose: Choose | str = Choose.sample,
         *,
         samples_per_prompt: int = 1,
-        most: int = 4096,
+        max_candidates: int = 4096,
         seed: int = 0,
         first: int = 0,
     ) -> Iterator[pd.DataFrame]:
-        """The rows of a few prompts at a time; each chunk draws from its own seed, so one may start at any of them.
+        """The rows of `chunk_size` prompts at a time; every chunk has its own seed.
 
-        Columns: prompt_id, prompt, response (None where rejection accepted none of `most` candidates), tokens,
-        finished, one per value (raw score), candidates (drawn for this response), ess = 1 / sum_j p_j^2 with
-        p = softmax(lam.r), and kl in nats. For `draw`, kl = log n - entropy(p), whose mean is at least KL(q_n || p0);
+        Columns: prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
+        finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
+        p = softmax(lam.r), and kl in nats. For `sample`, kl = log n - entropy(p), whose mean is at least KL(q_n || p0);
         for `best`, the bound log n - (n - 1) / n; for `rejection`, lam.r - B - log(accepted / candidates) of the
-        prompt, whose mean estimates KL(p_lam || p0), with a column `accepted` more.
-        `first` (a multiple of `chunk_size`) leaves out the prompts before it.
+        prompt, whose mean estimates KL(p_lam || p0), and there is an additional column `accepted`.
+        first: skip the prompts before this one; a multiple of `chunk_size`.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
         if n < 1 or samples_per_prompt < 1:
             raise UserError(f"n={n}, samples_per_prompt={samples_per_prompt}: both must be at least 1.")
         if first % chunk:
-            raise ValueError(f"first={first} is no multiple of {chunk}")
-        bound = self._bound() if choose is Choose.rejection else 0.0
+            raise ValueError(f"first={first} is not a multiple of chunk_size={chunk}")
+        bound = _max_tilt(self.rewards, self.lam) if choose is Choose.rejection else 0.0
         for start in range(first, len(prompts), chunk):
-            wanted = [prompt for prompt in prompts[start : start + chunk] for _ in range(samples_per_prompt)]
-            stream = derive_seed(seed, "decode", start)
+            repeated = [prompt for prompt in prompts[start : start + chunk] for _ in range(samples_per_prompt)]
+            chunk_seed = derive_seed(seed, "decode", start)
             if choose is Choose.rejection:
-                rows = self._rejected(wanted, n, bound, most, stream)
+                rows = self._sample_by_rejection(repeated, n, bound, max_candidates, chunk_seed)
             else:
-                rows = self._chosen(wanted, n, choose, stream)
-            rows["prompt_id"] = start + np.arange(len(wanted)) // samples_per_prompt
+                rows = self._choose_one(repeated, n, choose, chunk_seed)
+            rows["prompt_id"] = start + np.arange(len(repeated)) // samples_per_prompt
             yield rows
 
     def chunk_size(self, n: int, samples_per_prompt: int = 1) -> int:
-        """Prompts that `stream` answers at a time."""
+        """Number of prompts in a chunk of `stream`."""
         return max(1, self.sampling.batch_size // max(1, n * samples_per_prompt))
 
     def _candidates(self, prompts: Sequence[Prompt], n: int, seed: int) -> pd.DataFrame:
-        """n candidates of every prompt, rows sorted by prompt, with their scores and lam.r as `tilt`."""
-        with _neutral(self.model, self.tokenizer):
-            table = draw(self.model, self.tokenizer, tokenize(prompts, self.tokenizer), self.sampling, n, seed)
+        """n candidates of every prompt, rows sorted by prompt, with their scores, and lam.r in the column `tilt`."""
+        with _generation_defaults_cleared(self.model, self.tokenizer):
+            table = generate(self.model, self.tokenizer, tokenize(prompts, self.tokenizer), self.sampling, n, seed)
         texts, responses = table["prompt"].tolist(), table["response"].tolist()
         table["tilt"] = 0.0
         for name, lam in self.lam.items():
@@ -127,100 +132,112 @@ class AlignedSampler:
             table["tilt"] += lam * table[name]
         return table
 
-    def _chosen(self, prompts: Sequence[Prompt], n: int, choose: Choose, seed: int) -> pd.DataFrame:
+    def _choose_one(self, prompts: Sequence[Prompt], n: int, choose: Choose, seed: int) -> pd.DataFrame:
+        """One of n candidates for every prompt, sampled or the best."""
         table = self._candidates(prompts, n, seed)
         tilt_Pn = table["tilt"].to_numpy().reshape(-1, n)
         key_Pn = tilt_Pn
-        if choose is Choose.draw:  # argmax_j (tilt_j + Gumbel noise) is a draw by softmax(tilt)
+        if choose is Choose.sample:  # argmax_j (tilt_j + Gumbel noise) is distributed as softmax(tilt)
             key_Pn = tilt_Pn + np.random.default_rng(derive_seed(seed, "choice")).gumbel(size=tilt_Pn.shape)
         rows = table.iloc[key_Pn.argmax(axis=1) + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
-        ess_P, kl_P = effective(tilt_Pn)
+        ess_P, kl_P = ess_and_kl(tilt_Pn)
         rows["candidates"], rows["ess"] = n, ess_P
-        rows["kl"] = kl_P if choose is Choose.draw else math.log(n) - (n - 1) / n
+        rows["kl"] = kl_P if choose is Choose.sample else math.log(n) - (n - 1) / n
         return rows.drop(columns="tilt")
 
-    def _rejected(self, prompts: Sequence[Prompt], n: int, bound: float, most: int, seed: int) -> pd.DataFrame:
-        """Rounds of n candidates for the prompts that have no response yet."""
+    def _sample_by_rejection(
+        self, prompts: Sequence[Prompt], n: int, bound: float, max_candidates: int, seed: int
+    ) -> pd.DataFrame:
+        """Rounds of n candidates for every prompt without an accepted response."""
         rows: list[dict[str, Any]] = [{"prompt": text_of(prompt)} for prompt in prompts]
         tilts: list[list[float]] = [[] for _ in prompts]
         accepted = [0] * len(prompts)
-        for number in range(math.ceil(most / n)):
-            waiting = [row for row, found in enumerate(rows) if "response" not in found]
-            if not waiting:
+        for number in range(math.ceil(max_candidates / n)):
+            pending = [index for index, row in enumerate(rows) if "response" not in row]
+            if not pending:
                 break
-            stream = derive_seed(seed, "round", number)
-            table = self._candidates([prompts[row] for row in waiting], n, stream)
-            self._hold_to_bounds(table)
-            uniform_N = np.random.default_rng(derive_seed(stream, "choice")).random(len(table))
+            round_seed = derive_seed(seed, "round", number)
+            table = self._candidates([prompts[index] for index in pending], n, round_seed)
+            _check_bounds(self.rewards, self.lam, table)
+            uniform_N = np.random.default_rng(derive_seed(round_seed, "choice")).random(len(table))
             accepted_N = np.log(uniform_N) <= table["tilt"].to_numpy() - bound
-            for place, row in enumerate(waiting):
-                own = slice(place * n, (place + 1) * n)
-                tilts[row] += table["tilt"][own].tolist()
-                accepted[row] += int(accepted_N[own].sum())
-                if accepted_N[own].any():
-                    found = table.iloc[own.start + int(accepted_N[own].argmax())]
-                    rows[row] = {str(key): cell for key, cell in found.items()}
+            for start, index in zip(range(0, len(table), n), pending, strict=True):
+                candidates = slice(start, start + n)
+                tilts[index] += table["tilt"][candidates].tolist()
+                accepted[index] += int(accepted_N[candidates].sum())
+                if accepted_N[candidates].any():
+                    first = table.iloc[start + int(accepted_N[candidates].argmax())]
+                    rows[index] = {str(key): cell for key, cell in first.items()}
+        return self._rejection_table(rows, tilts, accepted, bound)
+
+    def _rejection_table(
+        self, rows: list[dict[str, Any]], tilts: list[list[float]], accepted: list[int], bound: float
+    ) -> pd.DataFrame:
+        """The accepted rows with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
         chosen = pd.DataFrame(rows, columns=["prompt", "response", "tokens", "finished", *self.lam])
         chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
-        chosen["ess"] = [float(effective(np.array([tilt]))[0][0]) for tilt in tilts]
+        chosen["ess"] = [float(ess_and_kl(np.array([tilt]))[0][0]) for tilt in tilts]
         tilt_N = sum(lam * chosen[name].astype(float) for name, lam in self.lam.items())
-        share_N = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
-        with np.errstate(divide="ignore"):  # log Z(x) = B + log of the share that is accepted
-            chosen["kl"] = tilt_N - bound - np.log(share_N["accepted"] / share_N["candidates"])
+        totals = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
+        with np.errstate(divide="ignore"):  # log Z(x) = B + log(acceptance rate)
+            chosen["kl"] = tilt_N - bound - np.log(totals["accepted"] / totals["candidates"])
         return chosen
 
-    def _hold_to_bounds(self, table: pd.DataFrame) -> None:
-        for name, lam in self.lam.items():
-            high = self.rewards[name].bounds[1]
-            if lam > 0 and table[name].max() > high + ROUNDING * max(1.0, abs(high)):
-                raise UserError(
-                    f"{name} scored {table[name].max():g}, above the {high:g} that it declares as its greatest score, "
-                    "so rejection would not be exact: declare the true one, or choose=draw."
-                )
 
-    def _bound(self) -> float:
-        """max over all responses of lam.r, from the bounds that the scores declare."""
-        greatest = {name: self.rewards[name].bounds[1] for name, lam in self.lam.items() if lam > 0}
-        endless = [name for name, high in greatest.items() if not math.isfinite(high)]
-        if endless:
-            raise UserError(
-                f"choose=rejection needs a greatest score, and {', '.join(endless)} has none; choose=draw, or score a "
-                "probability (classifier: output=probability; function: high=...)."
-            )
-        return sum(self.lam[name] * high for name, high in greatest.items())
-
-
-def effective(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of p = softmax(tilt) over the last axis: 1 / sum p^2, in candidates, and log n - entropy(p), in nats."""
+def ess_and_kl(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Effective sample size 1 / sum p^2, and log n - entropy(p) in nats, of p = softmax(tilt) over the last axis."""
     logp_Pn = log_softmax(tilt_Pn, axis=-1)
     p_Pn = np.exp(logp_Pn)
     return 1 / (p_Pn**2).sum(axis=-1), math.log(tilt_Pn.shape[-1]) + (p_Pn * logp_Pn).sum(axis=-1)
 
 
-def too_few(kl: float, n: int) -> str:
-    """The sentence for a palette that n candidates cannot reach, or nothing; from KL(q_n || p0) <= log n."""
+def candidates_warning(kl: float, n: int) -> str:
+    """A warning if n candidates are too few for a palette at this KL(p_lam || p0), else ""; KL(q_n || p0) <= log n."""
     if kl <= math.log(n) - 1:
         return ""
-    what = "will be missed" if kl > math.log(n) else "will not quite be reached"
+    shortfall = "missed" if kl > math.log(n) else "narrowly missed"
     return (
-        f"The palette needs {kl:.2f} nats, and what {n} candidates give is at most log {n} = {math.log(n):.2f} nats "
-        f"from the base policy, so its levels {what}; draw {math.ceil(math.exp(kl + 1))} candidates or more."
+        f"The palette needs a KL of {kl:.2f} nats, and {n} candidates allow at most log {n} = {math.log(n):.2f}, so "
+        f"its levels will be {shortfall}; use {math.ceil(math.exp(kl + 1))} candidates or more."
     )
 
 
+def _max_tilt(rewards: Mapping[str, Score], lam: Mapping[str, float]) -> float:
+    """B, the upper bound of lam.r, from the bounds of the scores."""
+    bounds = {name: rewards[name].bounds[1] for name, multiplier in lam.items() if multiplier > 0}
+    unbounded = [name for name, high in bounds.items() if not math.isfinite(high)]
+    if unbounded:
+        raise UserError(
+            f"choose=rejection needs an upper bound of every score, and {', '.join(unbounded)} has none; set "
+            "choose=sample, or use a bounded score (classifier: output=probability; function: high=...)."
+        )
+    return sum(lam[name] * high for name, high in bounds.items())
+
+
+def _check_bounds(rewards: Mapping[str, Score], lam: Mapping[str, float], table: pd.DataFrame) -> None:
+    """UserError for a score above its declared bound."""
+    for name, multiplier in lam.items():
+        high = rewards[name].bounds[1]
+        if multiplier > 0 and table[name].max() > high + TOLERANCE * max(1.0, abs(high)):
+            raise UserError(
+                f"A response has the score {name}={table[name].max():g}, above its declared bound {high:g}, so "
+                "rejection would not be exact; declare the true bound, or set choose=sample."
+            )
+
+
 @contextmanager
-def _neutral(model: Any, tokenizer: Any) -> Iterator[None]:
-    """Inside, the model has no decoding defaults of its own and no dropout, and the tokenizer can pad."""
+def _generation_defaults_cleared(model: Any, tokenizer: Any) -> Iterator[None]:
+    """Inside, the model has no generation defaults and no dropout, and the tokenizer has a padding token."""
     causal = model.get_base_model() if isinstance(model, PeftModel) else model
-    own, padding, training = causal.generation_config, tokenizer.pad_token, model.training
-    if padding is None:
+    defaults, pad_token, training = causal.generation_config, tokenizer.pad_token, model.training
+    if pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    neutralize_decoding(causal, tokenizer)
+    clear_generation_defaults(causal, tokenizer)
     model.eval()
     try:
         yield
     finally:
-        causal.generation_config = own
+        causal.generation_config = defaults
         model.train(training)
-        if padding is None:
+        if pad_token is None:
             tokenizer.pad_token = None

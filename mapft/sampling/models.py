@@ -1,4 +1,4 @@
-"""Loading a policy and its tokenizer, the same way for every stage."""
+"""Loading a policy, its tokenizer and a run's adapter, in the same way for every stage."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,40 +16,38 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from mapft.config import Dtype, ModelConfig, Quantization
-from mapft.errors import UserError
-from mapft.forward import device, whole_weights
-from mapft.paths import existing_or_hub
-
-TUNED = "tuned"  # name of a run's adapter
+from mapft.config import TUNED, Dtype, ModelConfig, Quantization
+from mapft.playground.paths import existing_or_hub
+from mapft.utils.device import device, whole_weights
+from mapft.utils.errors import UserError
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
-    """The policy's tokenizer, padding on the left."""
+    """The policy's tokenizer, with padding and truncation on the left."""
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"model.path={model.path} holds no tokenizer that loads: {error}") from error
-    if not tokenizer("Why is the sky blue?")["input_ids"]:  # what transformers makes of a folder without a tokenizer
-        raise UserError(f"model.path={model.path} holds no tokenizer that loads: a text has no tokens.")
+        raise UserError(f"The tokenizer of model.path={model.path} cannot be loaded: {error}") from error
+    if not tokenizer("Why is the sky blue?")["input_ids"]:  # transformers returns one for a folder without a tokenizer
+        raise UserError(f"The tokenizer of model.path={model.path} cannot be loaded: it returns no tokens for a text.")
     if tokenizer.eos_token_id is None:
-        raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response could end; add one to it.")
+        raise UserError(f"The tokenizer of {model.path} has no EOS token, so no response can end; add one to it.")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Base policy p0 on this process's device, and its tokenizer padding on the left.
+    """Base policy p0 on the device of this process, and its tokenizer.
 
-    The model's own decoding defaults (top_k, repetition penalty, ...) are dropped; only its special tokens stay.
+    The model's own generation defaults (top_k, repetition penalty, ...) are removed, except its special tokens.
     """
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    dtype = ("bfloat16" if half else "float32") if model.dtype == Dtype.auto else model.dtype.value
+    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    dtype = ("bfloat16" if bfloat16 else "float32") if model.dtype == Dtype.auto else model.dtype.value
     try:
         with whole_weights():
             policy, loading = AutoModelForCausalLM.from_pretrained(
@@ -64,19 +62,19 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
             )
     except ImportError as error:
         if model.quantization is Quantization.none:
-            raise UserError(f"model.path={model.path} needs a package that is not here: {error}") from error
+            raise UserError(f"model.path={model.path} needs a package that is not installed: {error}") from error
         raise UserError(
             f"model.quantization={model.quantization.value} needs bitsandbytes; pip install 'mapft[quantization]'."
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"model.path={model.path} holds no causal language model that loads: {error}") from error
+        raise UserError(f"model.path={model.path} cannot be loaded as a causal language model: {error}") from error
     if loading["missing_keys"]:
         raise UserError(
-            f"model.path={model.path} lacks weights ({sorted(loading['missing_keys'])[0]} and "
-            f"{len(loading['missing_keys']) - 1} more), which would be random; give a causal language model."
+            f"model.path={model.path} has no weights for {sorted(loading['missing_keys'])[0]} and "
+            f"{len(loading['missing_keys']) - 1} more, so they would be random; give a causal language model."
         )
     tokenizer = load_tokenizer(model)
-    neutralize_decoding(policy, tokenizer)
+    clear_generation_defaults(policy, tokenizer)
     if model.adapter is not None:
         policy = _with_trained_adapter(policy, existing_or_hub(model.adapter, "model.adapter"))
     return policy.eval(), tokenizer
@@ -88,32 +86,32 @@ def _with_trained_adapter(policy: PreTrainedModel, adapter: str) -> Any:
     try:
         return PeftModel.from_pretrained(policy, adapter, is_trainable=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.adapter={adapter} holds no adapter that fits the model: {error}") from error
+        raise UserError(f"model.adapter={adapter} cannot be loaded as an adapter of the model: {error}") from error
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     if model.quantization is Quantization.none:
         return None
-    four = model.quantization is Quantization.nf4
+    four_bits = model.quantization is Quantization.nf4
     return BitsAndBytesConfig(
-        load_in_4bit=four, load_in_8bit=not four, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+        load_in_4bit=four_bits, load_in_8bit=not four_bits, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
     )
 
 
-def neutralize_decoding(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Leave nothing in the model's generation_config but its special tokens."""
-    own = policy.generation_config
-    ends = own.eos_token_id if own is not None and own.eos_token_id is not None else []
-    ends = [ends] if isinstance(ends, int) else list(ends)
+def clear_generation_defaults(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Reduce the model's generation_config to its special tokens, with the tokenizer's EOS among the EOS tokens."""
+    defaults = policy.generation_config
+    eos_ids = defaults.eos_token_id if defaults is not None and defaults.eos_token_id is not None else []
+    eos_ids = [eos_ids] if isinstance(eos_ids, int) else list(eos_ids)
     policy.generation_config = GenerationConfig(
-        bos_token_id=own.bos_token_id if own is not None else None,
-        eos_token_id=ends if tokenizer.eos_token_id in ends else [tokenizer.eos_token_id, *ends],
+        bos_token_id=defaults.bos_token_id if defaults is not None else None,
+        eos_token_id=eos_ids if tokenizer.eos_token_id in eos_ids else [tokenizer.eos_token_id, *eos_ids],
         pad_token_id=tokenizer.pad_token_id,
     )
 
 
-def with_adapter(policy: Any, adapter: Path) -> Any:
-    """The policy with the adapter of a run switched on; `base_policy` gives p0 back."""
+def load_adapter(policy: Any, adapter: Path) -> Any:
+    """The policy with a run's adapter active, under the name TUNED; `base_policy_active` gives p0."""
     from peft import PeftModel
 
     try:
@@ -123,12 +121,12 @@ def with_adapter(policy: Any, adapter: Path) -> Any:
             return policy.eval()
         return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{adapter} holds no adapter that fits the model: {error}") from error
+        raise UserError(f"{adapter} cannot be loaded as an adapter of the model: {error}") from error
 
 
 @contextmanager
-def base_policy(tuned: Any) -> Iterator[Any]:
-    """Inside, p0: the run's adapter is off, and the one that p0 came with, where it did, is on."""
+def base_policy_active(tuned: Any) -> Iterator[Any]:
+    """Inside, the policy is p0: the run's adapter is inactive, and the adapter of model.adapter, if any, is active."""
     if "default" not in tuned.peft_config:
         with tuned.disable_adapter():
             yield tuned

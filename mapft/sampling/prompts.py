@@ -1,4 +1,4 @@
-"""Prompts from a file, and their split by text into training and evaluation."""
+"""Prompts from a file or a dataset."""
 
 import json
 from collections.abc import Iterable
@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from mapft.config import DataConfig, Extract
-from mapft.errors import UserError
-from mapft.paths import resolve
-from mapft.rewards.held import encodable
+from mapft.playground.paths import resolve
+from mapft.utils.errors import UserError
+from mapft.utils.text import encodable, text_of
 
-FILES = (".jsonl", ".csv", ".parquet")
+FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
-def load_prompts(data: DataConfig, least: int = 2, option: str = "data.path") -> list[Prompt]:
-    """The distinct prompts, in their order: texts, or lists of messages. Raises UserError row by row.
+def load_prompts(data: DataConfig, at_least: int = 2, option: str = "data.path") -> list[Prompt]:
+    """The distinct prompts, in their order: texts, or lists of messages.
 
-    option: the setting that gave data.path.
+    UserError for the first invalid row, and for fewer than `at_least` prompts. option: name of the setting that
+    data.path comes from.
     """
     path = Path(resolve(data.path)).expanduser()
     rows = _read(path, data, option) if path.is_file() else _read_dataset(str(path), data, option)
@@ -27,23 +28,23 @@ def load_prompts(data: DataConfig, least: int = 2, option: str = "data.path") ->
         if data.column not in row:
             raise UserError(
                 f"Row {number} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
-                "set data.column to the one that holds the prompts."
+                "set data.column to the column of the prompts."
             )
-        prompt = extracted(_checked(row[data.column], number, data), data.extract)
+        prompt = extract_prompt(_validated(row[data.column], number, data), data.extract)
         if prompt is not None:
             prompts.setdefault(json.dumps(prompt), prompt)
     if data.as_chat:
         prompts = {key: _as_chat(prompt) for key, prompt in prompts.items()}
     if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
-        raise UserError(f"{data.path} mixes texts and lists of messages; give one kind of prompt per file.")
-    if len(prompts) < least:
-        why = ", one to train on and one to evaluate on" if least == 2 else ""
-        raise UserError(f"{data.path} holds {len(prompts)} distinct prompts; at least {least} are needed{why}.")
+        raise UserError(f"{data.path} mixes texts and lists of messages; use one of the two in a file.")
+    if len(prompts) < at_least:
+        purpose = ", one for training and one for evaluation" if at_least == 2 else ""
+        raise UserError(f"{data.path} has {len(prompts)} distinct prompts; give at least {at_least}{purpose}.")
     return list(prompts.values())
 
 
-def extracted(prompt: Prompt, extract: Extract) -> Prompt | None:
-    """The part of a text that is the prompt; None where it has none."""
+def extract_prompt(prompt: Prompt, extract: Extract) -> Prompt | None:
+    """The part of a text that is the prompt; None for a text without it."""
     if extract is Extract.whole or not isinstance(prompt, str):
         return prompt
     if extract is Extract.first_question:
@@ -59,7 +60,7 @@ def _as_chat(prompt: Prompt) -> Prompt:
 
 def _read_dataset(path: str, data: DataConfig, option: str) -> Iterable[dict[str, Any]]:
     """Rows of a dataset in a folder or on the Hub."""
-    if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILES:
+    if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILE_ENDINGS:
         raise UserError(
             f"{option}={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
         )
@@ -67,8 +68,8 @@ def _read_dataset(path: str, data: DataConfig, option: str) -> Iterable[dict[str
 
     try:
         return load_dataset(path, data_dir=data.subset, split=data.split)
-    except Exception as error:  # datasets raises its own, the hub's, and ValueError
-        raise UserError(f"{option}={data.path} holds no dataset that loads: {error}") from error
+    except Exception as error:  # datasets raises its own errors, the Hub's, and ValueError
+        raise UserError(f"{option}={data.path} cannot be loaded as a dataset: {error}") from error
 
 
 def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
@@ -84,7 +85,7 @@ def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
         try:
             if path.suffix == ".csv":
                 table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            else:  # messages come as arrays
+            else:  # parquet returns lists of messages as arrays
                 table = pd.read_parquet(path).map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
             return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
         except (ValueError, OSError) as error:
@@ -102,36 +103,15 @@ def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:
     return row
 
 
-def _checked(prompt: Any, number: int, data: DataConfig) -> Prompt:
+def _validated(prompt: Any, number: int, data: DataConfig) -> Prompt:
     messages = isinstance(prompt, list) and all(
         isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in prompt
     )
     if not (isinstance(prompt, str) or messages) or not text_of(prompt).strip():
         raise UserError(
-            f"The prompt in row {number} of {data.path} is {prompt!r}; it must be a text that is not empty, or a list "
-            "of messages with role and content."
+            f"The prompt in row {number} of {data.path} is {prompt!r}; it must be a non-empty text or a list of "
+            "messages with role and content."
         )
     if isinstance(prompt, str):
         return encodable(prompt)
     return [message | {"content": encodable(message["content"])} for message in prompt]
-
-
-def text_of(prompt: Prompt) -> str:
-    """What a score reads as the prompt: the text itself, or the contents of the messages, a line each."""
-    return prompt if isinstance(prompt, str) else "\n".join(message["content"] for message in prompt)
-
-
-def split(prompts: list[Prompt], evaluation_fraction: float) -> tuple[list[Prompt], list[Prompt]]:
-    """(training, evaluation). A prompt goes where its text's hash falls, whatever else the file holds.
-
-    The hash also orders each side, so the first n prompts of a side are a random sample of it. When the hash leaves a
-    side empty (few prompts), its nearest neighbour is moved over.
-    """
-    place = {
-        text_of(p): int.from_bytes(blake2b(text_of(p).encode("utf-8", "replace"), digest_size=8).digest()) / 2**64
-        for p in prompts
-    }
-    ordered = sorted(prompts, key=lambda prompt: place[text_of(prompt)])
-    held_out = sum(place[text_of(p)] < evaluation_fraction for p in ordered)
-    held_out = min(max(held_out, 1), len(ordered) - 1)
-    return ordered[held_out:], ordered[:held_out]

@@ -1,1 +1,1 @@
-"""Training logs: always logs.jsonl in the run folder; Weights & Biases and TensorBoard beside it on request."""
+"""Training logs: logs.jsonl in the run folder, and the trackers of mapft/tracking/trackers that are on."""

@@ -1,4 +1,4 @@
-"""Training logs: always logs.jsonl in the run folder, and the levels beside the progress bar."""
+"""Training logs of every run: logs.jsonl in its folder, and the progress of training on the screen."""
 
 import json
 import sys
@@ -8,24 +8,25 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mapft.sampling.store import write_text
+from mapft.utils.files import write_text
+from mapft.utils.terminal import LogLines, make_console
 
-QUIET = 15.0  # seconds between two lines of the bar in a log file
+BAR_FORMAT = "{n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"
 
 
 class JsonLines(TrainerCallback):
-    """Appends every log of the trainer as one JSON line, with the palette's targets beside the realized levels."""
+    """Appends every log of the trainer as one JSON line, with the palette's targets beside the mean scores."""
 
     def __init__(self, path: Path, targets: Mapping[str, float]) -> None:
         self.path = path
         self.targets = {f"map/target/{name}": target for name, target in targets.items()}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Drop what a killed run logged after the checkpoint that this one starts from."""
+        """Remove the lines that a killed run logged after the checkpoint from which this training starts."""
         if state.is_world_process_zero and self.path.exists():
             lines = self.path.read_text("utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_text(self.path, "".join(kept))
+            earlier = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            write_text(self.path, "".join(earlier))
 
     def on_log(
         self,
@@ -35,25 +36,41 @@ class JsonLines(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One line: step, then every metric (see mapft.glossary)."""
+        """One line: step, then every metric (see mapft.tracking.glossary)."""
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs, **self.targets}) + "\n")
 
 
 class LevelBar(ProgressCallback):
-    """The progress bar of training, with every value's gap to its target in sd and the KL to the base in nats."""
+    """Progress of training on stderr: steps done, remaining time, each value's gap to its target, and the KL.
+
+    The gap is (mean score of the rollout - target) / sd; the KL is to the reference policy, in nats. A bar on a
+    terminal, and lines of plain text in a log file.
+    """
 
     def __init__(self, targets: Mapping[str, float], sd: Mapping[str, float]) -> None:
         super().__init__()
-        self.targets, self.sd = targets, sd
-        self.live = sys.stderr.isatty()
+        self.targets = {name: target for name, target in targets.items() if sd[name] > 0}
+        self.sd = sd
+        self.note = ""
+        self.lines = None if sys.stderr.isatty() else LogLines(make_console(stderr=True))
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """A line now and then where there is no terminal to redraw one in."""
-        super().on_train_begin(args, state, control)
-        if self.training_bar is not None and not self.live:
-            self.training_bar.mininterval = QUIET
+        """Begin at the step of the checkpoint."""
+        if self.lines is None:
+            super().on_train_begin(args, state, control)
+            if self.training_bar is not None:
+                self.training_bar.bar_format = BAR_FORMAT
+        elif state.is_world_process_zero:
+            self.lines("training", state.global_step, state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """One step more."""
+        if self.lines is None:
+            super().on_step_end(args, state, control)
+        elif state.is_world_process_zero:
+            self.lines("training", state.global_step, state.max_steps, self.note)
 
     def on_log(
         self,
@@ -63,11 +80,15 @@ class LevelBar(ProgressCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """One short line in the bar instead of every metric on the screen."""
-        if self.training_bar is not None and logs and "objective/kl" in logs:
-            gaps = {
-                name: f"{(logs[f'map/scores/{name}'] - target) / self.sd[name]:+.2f}sd"
-                for name, target in self.targets.items()
-                if self.sd[name] > 0
-            }
-            self.training_bar.set_postfix(gaps | {"KL": f"{logs['objective/kl']:.2f}"}, refresh=self.live)
+        """Gaps and KL of the last rollout, in place of all metrics."""
+        if not state.is_world_process_zero or not logs or "objective/kl" not in logs:
+            return
+        gaps = [f"{name} {(logs[f'map/scores/{name}'] - c) / self.sd[name]:+.2f}" for name, c in self.targets.items()]
+        self.note = f"{', '.join(gaps)} sd; KL {logs['objective/kl']:.2f}" if gaps else f"KL {logs['objective/kl']:.2f}"
+        if self.training_bar is not None:
+            self.training_bar.set_postfix_str(self.note)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Close the bar."""
+        if self.lines is None:
+            super().on_train_end(args, state, control)

@@ -1,4 +1,4 @@
-"""What the page shows of a palette, computed from a score matrix: the same mathematics as `mapft solve`.
+"""The numbers of the palette page, computed from a score matrix as in `mapft solve`.
 
 Legend: N samples, V values, K candidates of one prompt.
 """
@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mapft.errors import UserError
 from mapft.palette import (
     Adjustment,
     Analysis,
     DualSolution,
     Palette,
-    RewardMatrix,
+    ScoreMatrix,
     Status,
     adjust,
     analyse,
@@ -24,78 +23,83 @@ from mapft.palette import (
     pareto_front,
     solve_dual,
 )
+from mapft.utils.errors import UserError
 
-UNITS = ("quantile", "sd", "absolute")  # as palettes name them
-WAYS = {"interpolate": "all a little", "priority": "in order", "least_change": "least change"}
-FRONT = 16  # points of a front
+UNITS = ("quantile", "sd", "absolute")  # of a level
+NEAREST = {  # method of `adjust`: label of its button
+    "interpolate": "Lower all equally",
+    "priority": "Keep the first values",
+    "least_change": "Least change",
+}
+FRONT_POINTS = 16
 
 
 @dataclass(frozen=True)
 class View:
-    """One palette on one score matrix. analysis is None unless the palette is attainable."""
+    """The solution of one palette. analysis: None unless the palette is feasible."""
 
     solution: DualSolution
     analysis: Analysis | None
 
     @property
-    def attainable(self) -> bool:
-        """Whether there is a lambda."""
+    def feasible(self) -> bool:
+        """Whether the palette has a lambda."""
         return self.solution.status is Status.optimal
 
 
 class Board:
-    """A score matrix, and the texts that were scored where they are known."""
+    """A score matrix, with the texts that were scored where they are known."""
 
-    def __init__(self, matrix: RewardMatrix, prompts: Sequence[str] = (), responses: Sequence[str] = ()) -> None:
+    def __init__(self, matrix: ScoreMatrix, prompts: Sequence[str] = (), responses: Sequence[str] = ()) -> None:
         self.matrix, self.prompts, self.responses = matrix, list(prompts), list(responses)
 
     def palette(self, unit: str, positions: Mapping[str, float]) -> Palette:
-        """Targets c_i from positions in a unit: quantiles of the base scores (never below their mean), base mean plus
-        so many sd, or as they are.
+        """The targets c_i at these positions: quantiles of the base scores (at least their mean), sd above the base
+        level, or absolute levels.
         """
         if unit not in UNITS:
             raise UserError(f"unit={unit!r} is unknown; use one of {', '.join(UNITS)}.")
         if unit == "quantile":
-            return Palette.from_quantiles(self.matrix, positions)
-        return Palette.from_sd(self.matrix, positions) if unit == "sd" else Palette(dict(positions))
+            return Palette.of(self.matrix, quantiles=positions)
+        return Palette.of(self.matrix, sd=positions) if unit == "sd" else Palette(dict(positions))
 
     def position(self, unit: str, value: str, level: float) -> float:
-        """Where a level lies in a unit; the inverse of `palette`."""
+        """The position of a level in a unit; the inverse of `palette`."""
         if unit == "quantile":
             return quantile_of(self._sorted[value], level)
         base, sd = self.matrix.base[value], self.matrix.sd[value]
         return level if unit == "absolute" else (level - base) / sd if sd > 0 else 0.0
 
     def span(self, unit: str, value: str) -> tuple[float, float]:
-        """Least and greatest position that a slider offers: from the base level to the best base sample."""
+        """The range of a slider: from the base level to the level of the best base sample."""
         base, best = self.matrix.base[value], float(self.matrix.column(value).max())
         if unit == "quantile":
             return 0.0, 1.0
         return self.position(unit, value, base), max(self.position(unit, value, best), self.position(unit, value, base))
 
     def view(self, palette: Palette) -> View:
-        """Solved, and analysed where it is attainable."""
+        """Solve the palette, and analyse the solution of a feasible one."""
         solution = solve_dual(self.matrix, palette)
         return View(solution, analyse(self.matrix, solution) if solution.status is Status.optimal else None)
 
-    def nearest(self, palette: Palette, how: Any) -> Adjustment:
-        """The nearest attainable palette; `priority` takes the values in their order."""
-        return adjust(self.matrix, palette, how=how)
+    def nearest(self, palette: Palette, method: Any) -> Adjustment:
+        """The nearest feasible palette; `priority` keeps targets in the order of the values."""
+        return adjust(self.matrix, palette, method=method)
 
     def region(self, first: str, second: str) -> np.ndarray:
-        """Corners (n, 2) of what is attainable for two values, all others free."""
+        """Corners (n, 2) of the feasible levels of two values, all others free."""
         if (first, second) not in self._regions:
             self._regions[first, second] = feasible_region(self.matrix, first, second)
         return self._regions[first, second]
 
     def front(self, first: str, second: str, kl: float) -> np.ndarray:
-        """Best levels (FRONT, 2) of two values within a KL, all others free."""
-        return pareto_front(self.matrix, [first, second], FRONT, kl=kl).levels_nV
+        """Best levels (FRONT_POINTS, 2) of two values within a KL, all others free."""
+        return pareto_front(self.matrix, [first, second], FRONT_POINTS, kl=kl).levels_nV
 
     def candidates(self, prompt_id: int, solution: DualSolution) -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Responses to a prompt, their probability softmax(lam.r) among each other (K,), and their scores (K, V).
+        """Responses to a prompt, softmax(lam.r) over them (K,), and their scores (K, V).
 
-        Under the base policy each has 1/K.
+        The probabilities are those of p_lam among these responses; the base policy gives each 1/K.
         """
         rows = np.flatnonzero(self.matrix.prompt_ids == prompt_id)
         scores_KV = self.matrix.scores[rows]
@@ -105,8 +109,8 @@ class Board:
         return [self.responses[row] for row in rows], weights_K / weights_K.sum(), scores_KV
 
     @cached_property
-    def questions(self) -> dict[int, str]:
-        """The prompt of each id, where responses are known; no text where prompts are not."""
+    def prompt_texts(self) -> dict[int, str]:
+        """Prompts by id where responses are known; empty texts where prompts are not."""
         if not self.responses:
             return {}
         ids = self.matrix.prompt_ids.tolist()
@@ -122,7 +126,7 @@ class Board:
 
 
 def quantile_of(sorted_N: np.ndarray, level: float) -> float:
-    """q with np.quantile(scores, q) = level: linear between neighbours in order, the greatest q where scores repeat."""
+    """The largest q with np.quantile(scores, q) = level; linear between neighbouring scores. sorted_N: ascending."""
     rounding = 1e-12 * float(np.abs(sorted_N[[0, -1]]).max())
     last = int(np.searchsorted(sorted_N, level + rounding, side="right")) - 1
     if last < 0 or last + 1 == len(sorted_N):

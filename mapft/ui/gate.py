@@ -1,14 +1,13 @@
-"""What stands in front of the page's server, because gradio's own does more for whoever reaches it than the page asks.
+"""A filter in front of Gradio's server, which also accepts uploads of any size, serves files, and forwards requests.
 
-Unasked, gradio takes uploads of any size onto the disk, serves files, and forwards requests. Here a request passes if
-it is one that the page makes, small, and not too frequent; on loopback also only under one of this machine's own names,
-so that no site in a browser can take the page for its own.
+A request passes if it is one that the page makes, small, and not too frequent. On a loopback address its Host header
+must also name this machine, so that no web site can reach the page through the user's browser (DNS rebinding).
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from mapft.serving import Rate, is_own_name
+from mapft.utils.net import RateLimiter, is_loopback_header
 
 PATHS = {
     "GET": {
@@ -24,11 +23,12 @@ PATHS = {
     },
     "POST": {"/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/run/predict"},
 }
-FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # of the package, and one that only waits
-MOST_BYTES = 2**20  # of one request
-RATE = 500.0  # requests of one address per second, after a burst of as many; the page loads about 60 files
-MOST_UNDERWAY = 256  # requests; an open page holds two
-LOGINS = 3.0  # tries of a password, likewise
+FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # files of the package, and an endless empty response
+MAX_BYTES = 2**20  # of one request
+RATE = 500.0  # requests per second of one address, and the size of a burst; the page loads about 60 files
+MAX_OPEN_REQUESTS = 256  # an open page holds two
+LOGIN_RATE = 3.0  # the same for passwords
+NOT_FOUND = "Not found; this server serves the palette page only."
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Scope]]
@@ -36,44 +36,44 @@ Send = Callable[[Scope], Awaitable[None]]
 
 
 class Gate:
-    """ASGI middleware. loopback: whether the page is served to this machine alone."""
+    """The filter, as ASGI middleware. loopback: whether the page is served on a loopback address."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], loopback: bool) -> None:
         self.app, self.loopback = app, loopback
-        self.rate, self.logins, self.underway = Rate(RATE), Rate(LOGINS), 0
+        self.rate, self.logins, self.open_requests = RateLimiter(RATE), RateLimiter(LOGIN_RATE), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer with a sentence."""
+        """Forward the request, or refuse it with a sentence."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
-        status, sentence = self._refusal(scope) if scope["type"] == "http" else (403, "The page has no such thing.")
+        status, sentence = self._refusal(scope) if scope["type"] == "http" else (403, NOT_FOUND)
         if not sentence:
-            self.underway += 1
+            self.open_requests += 1
             try:
                 return await self.app(scope, receive, send)
             finally:
-                self.underway -= 1
+                self.open_requests -= 1
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         return await send({"type": "http.response.body", "body": sentence.encode()})
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
-        """(status, sentence); no sentence for a request that may pass."""
+        """(status, sentence); an empty sentence for a request that passes."""
         path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
         address = scope["client"][0] if scope["client"] else ""
-        if self.rate.exceeded(address) or (path == "/login" and self.logins.exceeded(address)):
-            return 429, "Too many requests come from your address; ask later."
-        if self.underway >= MOST_UNDERWAY:
-            return 503, f"{MOST_UNDERWAY} requests are under way already; ask again later."
-        if self.loopback and not is_own_name(headers.get(b"host", b"").decode("latin-1")):
-            return 421, "The page is served on this machine alone, as 127.0.0.1 or localhost."
-        asked = "GET" if method == "HEAD" else method
-        inside = asked == "GET" and path.startswith(FOLDERS) and ".." not in path
-        if not inside and path not in PATHS.get(asked, set()):
-            return 404, "The page has no such thing."
-        size = headers.get(b"content-length", b"0" if asked == "GET" else b"")
+        if not self.rate.allow(address) or (path == "/login" and not self.logins.allow(address)):
+            return 429, "Too many requests from your address; try again later."
+        if self.open_requests >= MAX_OPEN_REQUESTS:
+            return 503, f"{MAX_OPEN_REQUESTS} requests are open; try again later."
+        if self.loopback and not is_loopback_header(headers.get(b"host", b"").decode("latin-1")):
+            return 421, "The page is served on this machine only; open it as 127.0.0.1 or localhost."
+        method = "GET" if method == "HEAD" else method
+        in_folder = method == "GET" and path.startswith(FOLDERS) and ".." not in path
+        if not in_folder and path not in PATHS.get(method, set()):
+            return 404, NOT_FOUND
+        size = headers.get(b"content-length", b"0" if method == "GET" else b"")
         if not size.isdigit() or b"transfer-encoding" in headers:
             return 411, "Content-Length is missing."
-        if int(size) > MOST_BYTES:
-            return 413, f"The request has {int(size)} bytes; at most {MOST_BYTES} are taken."
+        if int(size) > MAX_BYTES:
+            return 413, f"The request has {int(size)} bytes; the limit is {MAX_BYTES}."
         return 0, ""

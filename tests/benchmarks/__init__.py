@@ -1,8 +1,8 @@
-"""Speed as ratios that are measured in one run; `./launch/bench.sh` runs all of them into one table."""
+"""Benchmarks: each prints ratios measured in one run; `./launch/bench.sh` collects all of them in one file."""
 
 RATIO = "RATIO"
 
 
-def ratio(what: str, number: float, unit: str = "times") -> None:
-    """A line of the table: what is compared with what, and how often the one goes into the other."""
-    print(f"{RATIO} | {what} | {number:.2f} {unit} |", flush=True)
+def ratio(name: str, number: float, unit: str = "times") -> None:
+    """Print a row of the table: "numerator / denominator" and the number."""
+    print(f"{RATIO} | {name} | {number:.2f} {unit} |", flush=True)

@@ -1,11 +1,10 @@
-"""Speed of the dual solver against the published method, in one run on the same data: medians and ratios, no limits.
+"""Speed of the dual solver against the published method, on the same data: medians and ratios.
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.bench_dual [--large]
 
 The published method, from its description: 150 Adam steps (learning rate .1, start lam = 1) on log lam, pooled
 partition, float32, no certificate. It is written here with an analytic gradient, which favours it: the published
-code differentiates automatically and took 146 ms on one core. Without the paper's scores a synthetic matrix of the
-same shape is used. `--large` adds one million samples of 16 values.
+code differentiates automatically and took 146 ms on one core. `--large` adds one million samples of 16 values.
 
 Legend: N rows, V values.
 """
@@ -23,10 +22,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mapft.palette import Palette, RewardMatrix, bootstrap, feasible_region, pareto_front, solve_dual, solve_many
+from mapft.palette import Palette, ScoreMatrix, bootstrap, feasible_region, pareto_front, solve_dual
 from mapft.palette.problem import Problem
-from tests import oracles
 from tests.benchmarks import ratio
+from tests.palette import oracles
 
 
 def published_adam(scores_NV, targets_V, steps=150, rate=0.1):
@@ -45,33 +44,25 @@ def published_adam(scores_NV, targets_V, steps=150, rate=0.1):
     return np.exp(log_lam_V)
 
 
-def median_ms(work: Callable[[], object], repeats: int = 50) -> float:
+def median_ms(function: Callable[[], object], repeats: int = 50) -> float:
     """Median wall time in milliseconds, after one warm-up."""
-    work()
+    function()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        work()
+        function()
         times.append(time.perf_counter() - start)
     return 1e3 * float(np.median(times))
 
 
-def paper_like_matrix() -> RewardMatrix:
-    """The paper's OPT-1.3B scores (2312 x 6), or Gaussian scores of that shape."""
-    if oracles.PAPER_CSV.exists():
-        return RewardMatrix.from_csv(oracles.PAPER_CSV)
-    names = ("humor", "helpful", "harmless", "diversity", "coherence", "perplexity")
-    return RewardMatrix(np.random.default_rng(0).normal(size=(2312, 6)), names, np.arange(2312))
-
-
-def hhh(matrix: RewardMatrix, quantile: float) -> Palette:
+def hhh(matrix: ScoreMatrix, quantile: float) -> Palette:
     """humor, helpful, harmless at a quantile, the other values at their means."""
-    raised = Palette.from_quantiles(matrix, dict.fromkeys(matrix.values[:3], quantile))
+    raised = Palette.of(matrix, quantiles=dict.fromkeys(matrix.values[:3], quantile))
     return Palette({**matrix.base, **raised.targets})
 
 
-def random_palettes(matrix: RewardMatrix, count: int, seed: int = 0) -> list[Palette]:
-    """Palettes over 1 to V values, at a random share of the way to a random attainable level."""
+def random_palettes(matrix: ScoreMatrix, count: int, seed: int = 0) -> list[Palette]:
+    """Palettes over 1 to V values, at a random share of the way to a random feasible level."""
     rng = np.random.default_rng(seed)
     base_V, palettes = matrix.scores.mean(axis=0), []
     for _ in range(count):
@@ -82,8 +73,8 @@ def random_palettes(matrix: RewardMatrix, count: int, seed: int = 0) -> list[Pal
     return palettes
 
 
-def single_palettes(matrix: RewardMatrix) -> None:
-    """Median per palette: the published Adam, Newton alone, Newton with the certified margin."""
+def single_palettes(matrix: ScoreMatrix) -> None:
+    """Median time per palette: the published Adam, Newton alone, solve_dual with its feasibility check."""
     print(f"{len(matrix)} samples, {len(matrix.values)} values, pooled; median of 50, ms")
     print("palette     adam  newton  solve_dual  adam/newton  adam/solve_dual  KKT of adam, of solve_dual")
     for quantile in (0.5, 0.6, 0.7, 0.8):
@@ -91,7 +82,7 @@ def single_palettes(matrix: RewardMatrix) -> None:
         problem = Problem(matrix, "pooled")
         targets_V = np.array(list(palette.targets.values()))
         adam = median_ms(lambda c=targets_V: published_adam(matrix.scores, c))
-        newton = median_ms(lambda p=palette, q=problem: q.ascend(q.target(p.targets)))
+        newton = median_ms(lambda p=palette, q=problem: q.maximise_dual(q.target(p.targets)))
         whole = median_ms(lambda p=palette: solve_dual(matrix, p, estimator="pooled"))
         solution = solve_dual(matrix, palette, estimator="pooled")
         residual = adam_residual(matrix, published_adam(matrix.scores, targets_V), targets_V)
@@ -99,23 +90,24 @@ def single_palettes(matrix: RewardMatrix) -> None:
             f"hhh_{quantile * 100:.0f} {adam:10.2f} {newton:7.2f} {whole:11.2f} {adam / newton:12.1f}"
             f"{adam / whole:17.1f}  {residual:.1e}, {solution.kkt_residual:.1e}"
         )
-        what = "150 Adam steps (KKT residual 1e-2) / the dual with its certificate (1e-15)"
-        ratio(f"{what}, palette hhh_{quantile * 100:.0f}", adam / whole)
+        name = "150 Adam steps (KKT residual 1e-2) / solve_dual with feasibility check (1e-15)"
+        ratio(f"{name}, palette hhh_{quantile * 100:.0f}", adam / whole)
 
 
-def adam_residual(matrix: RewardMatrix, lam_V, targets_V) -> float:
-    """max |min(lam, realized - c)| in sd units at a float32 lam, evaluated in float64."""
+def adam_residual(matrix: ScoreMatrix, lam_V, targets_V) -> float:
+    """max |min(lam, predicted - c)| in sd units at a float32 lam, evaluated in float64."""
     sd_V, logits_N = matrix.scores.std(axis=0), matrix.scores @ lam_V.astype(np.float64)
     weights_N = np.exp(logits_N - logits_N.max())
-    realized_V = weights_N @ matrix.scores / weights_N.sum()
-    return float(np.abs(np.minimum(lam_V * sd_V, (realized_V - targets_V) / sd_V)).max())
+    predicted_V = weights_N @ matrix.scores / weights_N.sum()
+    return float(np.abs(np.minimum(lam_V * sd_V, (predicted_V - targets_V) / sd_V)).max())
 
 
-def many(matrix: RewardMatrix) -> None:
-    """Everything that is done many times on one matrix."""
+def many(matrix: ScoreMatrix) -> None:
+    """Work that is repeated on one matrix: palettes, bootstrap, front, region."""
     palettes = random_palettes(matrix, 1000)
     start = time.perf_counter()
-    solved = solve_many(matrix, palettes, estimator="pooled")
+    problem = Problem(matrix, "pooled")
+    solved = [problem.solve(palette.targets) for palette in palettes]
     print(f"\n1000 palettes of 1-{len(matrix.values)} values: {time.perf_counter() - start:.2f} s", end="; ")
     print(", ".join(f"{sum(s.status == name for s in solved)} {name}" for name in sorted({s.status for s in solved})))
     solution = solve_dual(matrix, hhh(matrix, 0.6), estimator="pooled")
@@ -127,13 +119,13 @@ def many(matrix: RewardMatrix) -> None:
 
 
 def large() -> None:
-    """One million samples, 16 values, for the two estimators that scale to them."""
+    """One million samples of 16 values, with the two estimators that scale to this size."""
     rng = np.random.default_rng(0)
     scores_NV = rng.normal(size=(1_000_000, 16)) @ (np.eye(16) + 0.3 * rng.normal(size=(16, 16)))
     names = [f"v{i}" for i in range(16)]
-    matrix = RewardMatrix(scores_NV, names, np.arange(len(scores_NV)) // 4)
+    matrix = ScoreMatrix(scores_NV, names, np.arange(len(scores_NV)) // 4)
     del scores_NV
-    palette = Palette.from_sd(matrix, {name: 0.15 + 0.02 * i for i, name in enumerate(names)})
+    palette = Palette.of(matrix, sd={name: 0.15 + 0.02 * i for i, name in enumerate(names)})
     for estimator in ("pooled", "centered"):
         start = time.perf_counter()
         solution = solve_dual(matrix, palette, estimator=estimator)
@@ -149,7 +141,7 @@ def large() -> None:
 
 
 if __name__ == "__main__":
-    scores = paper_like_matrix()
+    scores = ScoreMatrix.from_csv(oracles.PAPER_SCORES)
     single_palettes(scores)
     many(scores)
     if "--large" in sys.argv:

@@ -1,24 +1,25 @@
-"""PPO against the trainer that people left, in one run on the same work: seconds, tokens/s, peak memory, ratios.
+"""An iteration of PPO against TRL's former PPO trainer and RLOO: seconds, tokens/s, peak memory, ratios.
 
     python -m tests.benchmarks.bench_ppo [--work small|opt_1_3b|llama2_7b] [--iterations 4] [--rounds 2]
                                          [--micro-batch N] [--trainers mapft,mapft_static,trl_ppo,rloo]
 
-Peers: `trl.experimental.ppo.PPOTrainer` of trl 1.12.0, the last release with it (fetched by pip into a temporary
-folder, or from --peer; all else is this environment's), and `RLOOTrainer` of the installed TRL. `mapft_static` is
-mapft with `cache_implementation="static"`, whose decoding step a GPU runs compiled. The works, all with random
-weights, LoRA r=16 on q and v, and 4 passes over every rollout with one step each:
+Peers: `trl.experimental.ppo.PPOTrainer` of trl 1.12.0, the last release with it (installed by pip into a temporary
+folder, or taken from --peer; all other packages are those of this environment), and `RLOOTrainer` of the installed
+TRL. `mapft_static` is mapft with `cache_implementation="static"`, which compiles the decoding step on a GPU. The
+workloads, all with random weights, LoRA r=16 on q and v, and 4 passes over every rollout with one step each:
 
     small       Llama 8 x 512, vocabulary 4096; 32 prompts of <= 32 tokens, 50 new ones; fp32, two threads of the CPU
     opt_1_3b    OPT-1.3B's shape;               64 prompts of <= 128 tokens, 128 new ones; bf16, the GPU
     llama2_7b   Llama-2-7B's shape;             64 prompts of <= 128 tokens, 128 new ones; bf16, the GPU
 
-TRL's PPO needs a value model: a second model of the same size, as its own example has it. The reward is nearly free
-for all: a one-layer classifier there, a function here. A trainer that fails (out of memory) is said to, and the others
-go on. For mapft the parts of an iteration are printed; on a GPU also the share of the time that reading all weights
-once per decoding step takes (bandwidth measured by a copy), and the model FLOPs utilisation of the updates: 4 FLOPs
-per weight and token, as LoRA takes no gradient of the base's weights, of the peak that a large product reaches here.
+TRL's PPO needs a value model: a second model of the same size, as in its own example. The reward is nearly free for
+all: a one-layer classifier there, a function here. If a trainer fails (out of memory), its error is printed and the
+others continue. For mapft the parts of an iteration are printed; on a GPU also the decoding time as a share of its
+lower bound, which is reading all weights once per step (bandwidth measured by a copy), and the model FLOPs utilization
+of the updates: 4 FLOPs per weight and token, as LoRA needs no gradient of the base's weights, relative to the
+throughput of a large matrix product.
 
-Trainers run in turn, each in a process of its own, `--rounds` times; the first iteration of every process is warm-up.
+Each trainer runs in a process of its own, `--rounds` times; the first iteration of every process is warm-up.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ PARTS = ("generation", "log_probs", "rewards", "critic", "update")
 
 @dataclass(frozen=True)
 class Work:
-    """What every trainer has to do in one iteration."""
+    """The workload of one iteration, the same for every trainer."""
 
     kind: str  # transformers' model_type
     shape: dict[str, int]
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--micro-batch", type=int, help="responses per pass, for all trainers")
     parser.add_argument("--trainers", default=",".join(TRAINERS))
-    parser.add_argument("--peer", help=f"a folder that holds {PEER}, instead of fetching it")
+    parser.add_argument("--peer", help=f"a folder with {PEER}; without it, pip installs it into a temporary folder")
     options = parser.parse_args()
     if options.iterations < 2:
         parser.error("--iterations must be 2 or more: the first is warm-up")
@@ -94,7 +95,7 @@ def main() -> None:
 
 
 def in_own_process(name: str, options: argparse.Namespace, peer: str | None) -> dict:
-    """What `work` measured, or {"failed": the last line of its error}."""
+    """The measurements of `run_worker`, or {"failed": the last line of its error}."""
     paths = [*([peer] if peer else []), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
     environment |= {"TRL_EXPERIMENTAL_SILENCE": "1", "PYTHONWARNINGS": "ignore"}
@@ -102,41 +103,41 @@ def in_own_process(name: str, options: argparse.Namespace, peer: str | None) -> 
         environment |= {"OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tests.benchmarks.bench_ppo", "--worker", name, options.work]
     command += [str(options.iterations), str(options.micro_batch)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        return {"failed": (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]}
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if process.returncode:
+        return {"failed": (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]}
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def report(work: Work, runs: dict[str, list[dict]]) -> None:
     """One line per trainer and the ratios to TRL's PPO; the parts of mapft's iteration."""
-    seconds = {name: [s for run in of for s in run.get("seconds", [])[1:]] for name, of in runs.items()}
-    peak = {name: max((run.get("peak_gb", 0.0) for run in of), default=0.0) for name, of in runs.items()}
+    seconds = {name: [s for run in results for s in run.get("seconds", [])[1:]] for name, results in runs.items()}
+    peak = {name: max((run.get("peak_gb", 0.0) for run in results), default=0.0) for name, results in runs.items()}
     tokens = work.prompts * work.new_tokens
     print(f"{'trainer':12} {'s/iteration':>12} {'new tokens/s':>13} {'peak GB':>8} {'time ratio':>11} {'memory':>8}")
-    for name, of in runs.items():
+    for name, results in runs.items():
         if not seconds[name]:
-            print(f"{name:12} failed: {of[-1]['failed']}")
+            print(f"{name:12} failed: {results[-1]['failed']}")
             continue
-        middle = statistics.median(seconds[name])
-        line = f"{name:12} {middle:12.2f} {tokens / middle:13.0f} {peak[name]:8.2f}"
+        median = statistics.median(seconds[name])
+        line = f"{name:12} {median:12.2f} {tokens / median:13.0f} {peak[name]:8.2f}"
         if seconds.get("trl_ppo"):
-            line += f" {middle / statistics.median(seconds['trl_ppo']):11.2f} {peak[name] / peak['trl_ppo']:8.2f}"
+            line += f" {median / statistics.median(seconds['trl_ppo']):11.2f} {peak[name] / peak['trl_ppo']:8.2f}"
         print(line)
         if seconds.get("trl_ppo") and name != "trl_ppo":
-            ratio(f"{name}, seconds of an iteration / TRL 1.12's PPO", middle / statistics.median(seconds["trl_ppo"]))
+            ratio(f"{name}, seconds of an iteration / TRL 1.12's PPO", median / statistics.median(seconds["trl_ppo"]))
             ratio(f"{name}, peak memory / TRL 1.12's PPO", peak[name] / peak["trl_ppo"])
-    for name, of in runs.items():
-        parts = [part for run in of for part in run.get("parts", [])]
+    for name, results in runs.items():
+        parts = [part for run in results for part in run.get("parts", [])]
         if parts:
-            middle_of = {part: statistics.median(found[part] for found in parts) for part in parts[0]}
-            shares = ", ".join(f"{part} {middle_of[part]:.2f}" for part in middle_of)
+            medians = {part: statistics.median(each[part] for each in parts) for part in parts[0]}
+            shares = ", ".join(f"{part} {seconds:.2f}" for part, seconds in medians.items())
             print(f"{name}, seconds of an iteration: {shares}")
-            for fact, value in of[-1].get("gpu", {}).items():
+            for fact, value in results[-1].get("gpu", {}).items():
                 print(f"    {fact}: {value}")
 
 
-# ---------------------------------------------------------------- inside the process of one trainer
+# ---------------------------------------------------------------- in the process of one trainer
 
 
 def run_worker(name: str, work: Work, iterations: int, micro_batch: int) -> None:
@@ -167,24 +168,24 @@ def run_worker(name: str, work: Work, iterations: int, micro_batch: int) -> None
     if name.startswith("mapft"):
         measured["parts"] = parts_of(trainer.state.log_history, work.prompts // micro_batch)[1:]
         if work.on_gpu:
-            measured["gpu"] = against_the_card(work, trainer.model, measured["parts"])
+            measured["gpu"] = device_utilization(work, trainer.model, measured["parts"])
     print(json.dumps(measured))
 
 
 def parts_of(logs: list[dict], micro_batches: int) -> list[dict[str, float]]:
     """Seconds of every part of every iteration; the logs hold means per micro-batch, one line per optimizer step."""
-    found: list[dict[str, float]] = []
+    iterations: list[dict[str, float]] = []
     for log in logs:
         if "timing/generation" in log:
-            found.append(dict.fromkeys(PARTS, 0.0))
+            iterations.append(dict.fromkeys(PARTS, 0.0))
         for part in PARTS:
             if f"timing/{part}" in log:
-                found[-1][part] += log[f"timing/{part}"] * (micro_batches if part == "update" else 1)
-    return found
+                iterations[-1][part] += log[f"timing/{part}"] * (micro_batches if part == "update" else 1)
+    return iterations
 
 
-def against_the_card(work: Work, model, parts: list[dict[str, float]]) -> dict[str, str]:
-    """Share of the decoding bound and FLOPs utilisation, against what this card does when measured here."""
+def device_utilization(work: Work, model, parts: list[dict[str, float]]) -> dict[str, str]:
+    """Decoding time and FLOPs utilization relative to the bandwidth and throughput measured on this GPU."""
     import torch
 
     weights = [parameter for name, parameter in model.named_parameters() if "lora" not in name]
@@ -193,12 +194,12 @@ def against_the_card(work: Work, model, parts: list[dict[str, float]]) -> dict[s
     bandwidth = 2 * 2**30 / seconds_of(lambda: wide.clone())
     peak = 2 * 8192**3 / seconds_of(lambda: square @ square)
     bound = work.new_tokens * sum(w.numel() * w.element_size() for w in weights) / bandwidth
-    generation, update = (statistics.median(found[part] for found in parts) for part in ("generation", "update"))
+    generation, update = (statistics.median(each[part] for each in parts) for part in ("generation", "update"))
     tokens = work.prompts * (0.75 * work.prompt_tokens + work.new_tokens)
     flops = EPOCHS * 4 * tokens * sum(w.numel() for w in weights)
     return {
-        "card": f"{torch.cuda.get_device_name()}, {bandwidth / 1e12:.2f} TB/s, {peak / 1e12:.0f} TFLOP/s measured",
-        "decoding": f"{1e3 * generation / work.new_tokens:.2f} ms a step, {bound / generation:.0%} of the bound",
+        "GPU": f"{torch.cuda.get_device_name()}, {bandwidth / 1e12:.2f} TB/s, {peak / 1e12:.0f} TFLOP/s measured",
+        "decoding": f"{1e3 * generation / work.new_tokens:.2f} ms per step, {bound / generation:.0%} of the bound",
         "updates": f"{flops / update / peak:.0%} of the measured peak",
     }
 

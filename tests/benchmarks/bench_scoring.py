@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.bench_scoring [--texts 2000] [--rounds 3]
 
-One at a time is how the published code scores. Both ways use the same loaded models, two threads, in turn; the median
-of the rounds is printed, and the largest difference between the two ways' scores.
+The published code scores one text at a time. Both variants use the same loaded models and two threads, alternately; the
+median over the rounds is printed, and the largest difference between their scores.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     rng = Random(0)
-    texts = load_prompts(DataConfig(path="playground:prompts"))
-    prompts = [str(rng.choice(texts)) for _ in range(options.texts)]
-    words = " ".join(map(str, texts)).split()
+    pool = load_prompts(DataConfig(path="playground:prompts"))
+    prompts = [str(rng.choice(pool)) for _ in range(options.texts)]
+    words = " ".join(map(str, pool)).split()
     responses = [" ".join(rng.choices(words, k=rng.randint(3, 32))) for _ in prompts]
     print(f"{'value':10} {'batched s':>10} {'one by one s':>13} {'ratio':>7} {'largest difference':>19}")
     for name in VALUES:
@@ -39,13 +39,13 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"batched": [], "single": []}
         for _ in range(options.rounds):
             begin = time.perf_counter()
-            together = scorer.score(prompts, responses)
+            batched_scores = scorer.score(prompts, responses)
             seconds["batched"].append(time.perf_counter() - begin)
             begin = time.perf_counter()
-            alone = [scorer.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
+            single_scores = [scorer.score([p], [r])[0] for p, r in zip(prompts, responses, strict=True)]
             seconds["single"].append(time.perf_counter() - begin)
-        batched, single = (statistics.median(of) for of in seconds.values())
-        difference = np.abs(together - alone).max()
+        batched, single = (statistics.median(times) for times in seconds.values())
+        difference = np.abs(batched_scores - single_scores).max()
         print(f"{name:10} {batched:10.2f} {single:13.2f} {single / batched:7.1f} {difference:19.1e}", flush=True)
         ratio(f"scoring {name} one by one / in batches", single / batched)
 

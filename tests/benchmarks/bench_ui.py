@@ -1,9 +1,9 @@
-"""Milliseconds from a slider's move to everything that the page shows, at N = 20,000 samples and V = 6 values.
+"""Milliseconds from moving a slider to the updated palette page, at N = 20,000 samples of V = 6 values.
 
 python -m tests.benchmarks.bench_ui
 
-First what is computed, then what a user waits for: in Chromium, from the slider's event to the first frame after the
-verdict has changed.
+First the computation alone, then the time that a user waits: in Chromium, from the slider's event to the first frame
+after the verdict has changed.
 """
 
 import statistics
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from mapft.palette import RewardMatrix
+from mapft.palette import ScoreMatrix
 from mapft.ui.board import UNITS, Board
 from mapft.ui.page import Page
 from tests.benchmarks import ratio
 from tests.ui.browser import CHROMIUM, browsing, serving
 
 ROWS, VALUES, PER_PROMPT, MOVES = 20_000, 6, 20, 60
-SHARES = {"quantile": (0.3, 0.75), "sd": (0.01, 0.12), "absolute": (0.01, 0.12)}  # of a slider; nearly all attainable
+# Shares of a slider's range in which nearly all palettes are feasible.
+SHARES = {"quantile": (0.3, 0.75), "sd": (0.01, 0.12), "absolute": (0.01, 0.12)}
 
 MOVE = """([number, at]) => new Promise(done => {
     const slider = document.querySelector(`#level-${number} input[type=range]`);
@@ -41,48 +42,48 @@ def main() -> None:
     rng = np.random.default_rng(0)
     mixing = np.eye(VALUES) - 0.15 * (1 - np.eye(VALUES))
     names = [f"value_{number}" for number in range(VALUES)]
-    scores = RewardMatrix(
+    scores = ScoreMatrix(
         rng.normal(size=(ROWS, VALUES)) @ mixing, names, np.repeat(np.arange(ROWS // PER_PROMPT), PER_PROMPT)
     )
     texts = [f"text {row}" for row in range(ROWS)]
     page = Page(Board(scores, texts, texts), Path())
     for unit in UNITS:
-        taken, attainable = [], 0
+        times, feasible = [], 0
         for _ in range(MOVES):
             spans = [page.board.span(unit, name) for name in names]
-            at = [low + rng.uniform(*SHARES[unit]) * (high - low) for low, high in spans]
+            positions = [low + rng.uniform(*SHARES[unit]) * (high - low) for low, high in spans]
             begin = time.perf_counter()
-            shown = page.show(unit, names[0], names[1], 0, "mine", *[True] * VALUES, *at)
-            taken.append(1000 * (time.perf_counter() - begin))
-            attainable += "Attainable" in shown[0]
-        print(f"{unit:<10} {said(taken)}   ({attainable} of {MOVES} attainable)")
-        ratio(f"a slider's move in {unit} units, computed, median", statistics.median(taken), "ms")
+            shown = page.show(unit, names[0], names[1], 0, "mine", *[True] * VALUES, *positions)
+            times.append(1000 * (time.perf_counter() - begin))
+            feasible += "Feasible" in shown[0]
+        print(f"{unit:<10} {summary(times)}   ({feasible} of {MOVES} feasible)")
+        ratio(f"moving a slider in {unit} units, computation, median", statistics.median(times), "ms")
     if CHROMIUM is None:
-        print("in the browser: not measured, no Chromium is installed")
+        print("browser: not measured, because Chromium is not installed")
         return
-    taken = in_the_browser(scores)
-    print(f"browser    {said(taken)}")
-    ratio("a slider's move until the browser shows it, median", statistics.median(taken), "ms")
+    times = browser_times(scores)
+    print(f"browser    {summary(times)}")
+    ratio("moving a slider until the browser shows it, median", statistics.median(times), "ms")
 
 
-def in_the_browser(scores: RewardMatrix) -> list[float]:
-    """Moves of one slider after the other, above the base level so that each changes the verdict."""
+def browser_times(scores: ScoreMatrix) -> list[float]:
+    """Milliseconds of moves of one slider after another, above the base level so that each changes the verdict."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.parquet"
         scores.to_parquet(path)
         with serving(path) as url, browsing(url) as (page, _):
-            page.wait_for_timeout(1000)  # the first answers are on their way
-            taken = []
+            page.wait_for_timeout(1000)  # until the first update is complete
+            times = []
             for move in range(MOVES):
-                to = 0.52 + 0.01 * (move // VALUES)  # sliders snap to thousandths, and a move must be one
-                taken.append(page.evaluate(MOVE, [move % VALUES, to]))
+                position = 0.52 + 0.01 * (move // VALUES)  # sliders have a step of .001; the position must change
+                times.append(page.evaluate(MOVE, [move % VALUES, position]))
                 page.wait_for_timeout(200)
-    return taken
+    return times
 
 
-def said(taken: list[float]) -> str:
-    worst = sorted(taken)[int(0.95 * len(taken))]
-    return f"median {statistics.median(taken):6.1f} ms   95 % within {worst:6.1f} ms"
+def summary(times: list[float]) -> str:
+    worst = sorted(times)[int(0.95 * len(times))]
+    return f"median {statistics.median(times):6.1f} ms   95 % within {worst:6.1f} ms"
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
-"""The report as a browser and a strict parser read it. Truth: what was put in."""
+"""The closing table at 80 columns, and the report as a browser and a strict parser read it. Truth: what was put in."""
 
 import csv
 import json
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import html5lib
 import pytest
 
 from mapft.config import EvaluationConfig
+from mapft.config.run_folder import RunFolder
 from mapft.evaluation import report
-from mapft.evaluation.realized import summarize
-from mapft.palette import Palette, RewardMatrix, explain, solve_dual
-from tests.evaluation.test_realized import responses
+from mapft.evaluation.levels import summarize
+from mapft.palette import Palette, ScoreMatrix, explain, solve_dual
+from mapft.utils.terminal import make_console
+from tests.evaluation.results import evaluation, responses, value_result
 from tests.ui.browser import CHROMIUM
 
 HOSTILE = [
@@ -22,15 +26,60 @@ HOSTILE = [
     "x" * 9000,
     "שלום \u202e evil",
 ]
-RECORD = {
-    "command": "mapft run '<b>'",
-    "versions": {"torch": "2.13.0"},
-    "config": {"model": {"path": "</pre><script>1</script>"}, "palette": {"name": "custom"}},
-}
+SETTINGS = {"model": {"path": "</pre><script>1</script>"}, "palette": {"name": "custom"}}
+
+
+def printed(result, width: int = 80) -> str:
+    console = make_console(record=True, width=width, file=StringIO())
+    report.print_closing(result, console)
+    return console.export_text()
+
+
+def test_the_closing_table_of_the_quickstart_at_80_columns():
+    values = {
+        "humor": value_result(base=-0.25, target=0.512, lam=0.942, predicted=0.512, gap_sd=-0.215, met=False),
+        "helpful": value_result(base=1.12, target=1.701, lam=1.26, predicted=1.701),
+        "harmless": value_result(base=0.9, target=None, lam=0.0, gap_sd=None, met=None),
+    }
+    result = evaluation(values, lam={"humor": 0.942, "helpful": 1.33, "harmless": 0.0})
+    assert [line.rstrip() for line in printed(result).splitlines()] == [
+        "Predicted and realized on 7 held-out prompts",
+        "                                                     realized     gap  within",
+        "value       base  target     lambda  predicted         ± 95 %    (sd)  0.1 sd",
+        "─────────────────────────────────────────────────────────────────────────────",
+        "humor     -0.250   0.512      0.942      0.512  1.480 ± 0.120  -0.215      no",
+        "helpful    1.120   1.701  1.26→1.33      1.701  1.480 ± 0.120  -0.020     yes",
+        "harmless   0.900    free       0.00      1.500  1.480 ± 0.120",
+        f"KL to the base policy: {result.kl_predicted:.3f} nats predicted, 0.200 [0.100, 0.300] measured.",
+        "Adapter: adapter",
+    ]
+
+
+def test_a_baseline_has_no_predicted_levels():
+    text = printed(evaluation({"a": value_result()}, mode="dpo", aims_at_palette=False, lam=None, confidence=0.9))
+    [row] = [line for line in text.splitlines() if line.startswith("a ")]
+    assert row.split() == ["a", "0.000", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
+    assert "mode=dpo is a baseline" in text
+    assert "predicted," not in text
+
+
+def test_a_table_that_is_too_wide_is_printed_as_records():
+    name = "truthfulness_of_statements"
+    text = printed(evaluation({name: value_result(base=-2.871, target=-2.871, lam=12.759)}, lam={name: 0.0042}))
+    assert name in text.splitlines()
+    assert "  lambda           12.8→0.00420" in text.splitlines()
+    assert "…" not in text
+
+
+def test_visits_and_an_adjusted_palette_are_reported():
+    visits = [{"skipped": False}, {"skipped": True}]
+    text = printed(evaluation({"a": value_result()}, visits=visits, end="every target is met.", adjusted=True))
+    assert "2 visits, 1 of them skipped: every target is met." in text
+    assert "The requested palette is infeasible; these are the targets of the nearest feasible one." in text
 
 
 def pilot():
-    matrix = RewardMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "<i>b"], [0, 0, 1, 1])
+    matrix = ScoreMatrix([[0.0, 1.0], [2.0, 3.0]] * 2, ["a", "<i>b"], [0, 0, 1, 1])
     return matrix, solve_dual(matrix, Palette({"a": 1.5}))
 
 
@@ -43,22 +92,16 @@ def written(tmp_path) -> Path:
         list(range(n)), a=[1.4] * n, kl=[0.2] * n, response=HOSTILE, prompt=HOSTILE, **{"<i>b": [0.5] * n}
     )
     tables = {"base": base, "tuned": tuned}
-    summary = summarize(tables, solution, matrix.sd, EvaluationConfig(), seed=0)
-    summary |= {
-        "lam": solution.lam,
-        "stages": [],
-        "end": "",
-        "adjusted": True,
-        "asked": {"a": 9.0},
-        "adapter": "/runs/[red]x[/b]",
-    }
-    summary |= {"mode": "simultaneous"}
-    summary |= {"ways": {"absolute": {"a": 9.0}}}
+    values, policies = summarize(tables, solution, matrix.sd, EvaluationConfig(), seed=0)
+    result = evaluation(values, policies=policies, solution=solution, lam=solution.lam, adjusted=True)
+    result = replace(result, requested={"a": 9.0}, targets_from={"absolute": {"a": 9.0}}, adapter="/runs/[red]x[/b]")
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "radar.svg").write_text(
         '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"><circle r="9"/></svg>'
     )
-    report.write_report(summary, tables, {"radar": "A <caption>."}, explain(matrix, solution), RECORD, tmp_path)
+    captions, explanation = {"radar": "A <caption>."}, explain(matrix, solution)
+    content = report.Report(result, tables, captions, explanation, SETTINGS, "mapft run '<b>'", {"torch": "2.13.0"})
+    report.write_report(content, RunFolder(tmp_path))
     return tmp_path
 
 
@@ -68,16 +111,16 @@ def test_the_page_is_valid_html_and_shows_hostile_text_as_text(written):
     assert not tree.findall(".//script")
     assert len(tree.findall(".//img")) == 1
     shown = ["".join(cell.itertext()) for cell in tree.findall(".//td[@class='text']")]
-    for text in HOSTILE[:3]:
-        assert text in shown
+    for hostile in HOSTILE[:3]:
+        assert hostile in shown
     assert max(map(len, shown)) < 4100
-    said = " ".join(" ".join(tree.itertext()).split())
-    assert "absolute: a 9" in said
-    assert "Asked: a 9" in said
+    text = " ".join(" ".join(tree.itertext()).split())
+    assert "absolute: a 9" in text
+    assert "Requested: a 9" in text
     for line in explain(*pilot()).splitlines():
-        assert " ".join(line.split()) in said
-    assert "mapft run '<b>'" in said
-    assert json.dumps(RECORD["config"], indent=2) in "".join(tree.itertext())
+        assert " ".join(line.split()) in text
+    assert "mapft run '<b>'" in text
+    assert json.dumps(SETTINGS, indent=2) in "".join(tree.itertext())
     assert tree.find(".//details").get("open") is None
     assert "\x1b" not in page
     assert "\ufffe" not in page
@@ -96,31 +139,32 @@ def test_the_tables_hold_the_numbers(written):
     assert float(rows[2]["win_rate"]) == 1
     text = (written / "report.md").read_text()
     assert "Adapter: /runs/[red]x[/b]" in text
-    assert "| tuned | a | 1.4 |" in text
+    assert "| a " in text.split("## All policies")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:4]] for line in text.splitlines() if line.startswith("|")]
+    assert ["tuned", "a", "1.4"] in rows
 
 
 def test_the_verdict_is_one_sentence():
-    value = {"met": True}
-    summary = {"values": {"a": value, "b": {"met": None}}, "tolerance_sd": 0.1, "prompts": 7}
-    assert report.verdict(summary) == "Every target is met within 0.1 sd on 7 held-out prompts: a."
-    constant = summary | {"values": {"b": {"met": None}}}
-    assert report.verdict(constant) == "No target can be judged: the scores of every value with one are constant."
-    summary["values"]["c"] = {"met": False}
-    assert report.verdict(summary).startswith("1 of 2 targets are missed by more than 0.1 sd on 7 held-out prompts: c.")
+    result = evaluation({"a": value_result(), "b": value_result(met=None)})
+    assert report.verdict(result) == "Every target is met within 0.1 sd on 7 held-out prompts: a."
+    constant = replace(result, values={"b": value_result(met=None)})
+    assert report.verdict(constant) == "No target can be judged: the scores of every value with a target are constant."
+    missed = replace(result, values=result.values | {"c": value_result(met=False)})
+    assert report.verdict(missed) == "1 of 2 targets are missed by more than 0.1 sd on 7 held-out prompts: c."
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
-def test_a_browser_shows_it_without_a_word(written):
-    """No message on the console, no request but the file itself, and the pictures are there."""
+def test_a_browser_shows_it_without_messages_or_requests(written):
+    """No message on the console, no request but the file itself, and the figures are there."""
     from playwright.sync_api import sync_playwright
 
-    said: list[str] = []
+    events: list[str] = []
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 400, "height": 800})
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: said.append(request.url) if not request.url.startswith("file") else None)
+        page.on("console", lambda message: events.append(message.text))
+        page.on("pageerror", lambda error: events.append(str(error)))
+        page.on("request", lambda request: events.append(request.url) if not request.url.startswith("file") else None)
         page.goto((written / "report.html").as_uri())
         assert page.title() == "</pre><script>1</script> at the palette custom"
         assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
@@ -128,4 +172,4 @@ def test_a_browser_shows_it_without_a_word(written):
         page.locator("summary").first.click()
         assert page.locator("td.text").first.is_visible()
         browser.close()
-    assert [text for text in said if not text.startswith("data:")] == []
+    assert [text for text in events if not text.startswith("data:")] == []

@@ -5,7 +5,7 @@ import pytest
 from tests import worlds
 from tests.faults.victim import Victim, settings
 
-SEQUENTIAL = ["mode=sequential", "mode.rounds=1", "mode.stage_episodes=96", "mode.smallest_step=0"]
+SEQUENTIAL = ["mode=sequential", "mode.rounds=1", "mode.visit_episodes=96", "mode.smallest_step=0"]
 
 
 @pytest.fixture(scope="session")

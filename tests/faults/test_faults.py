@@ -98,7 +98,7 @@ def test_a_reward_that_fails_at_some_call(undisturbed, tmp_path, fault, call):
     world, runs = undisturbed
     overrides, log = settings(world, tmp_path / "out"), tmp_path / "calls"
     victim = Victim("run", [*overrides, "+rewards.vowels.timeout=5"], log, fault=f"{fault} {call}")
-    said = "ConnectionError: the judge is away" if fault == "raises" else "has not answered within timeout=5 seconds"
+    said = "ConnectionError: the judge is away" if fault == "raises" else "has not returned within timeout=5 seconds"
     one_sentence(victim, 2, "rewards.vowels", said)
     asked, kept = len(calls(log)), kept_scores(tmp_path / "out")
     assert asked == call

@@ -14,7 +14,7 @@ STAGES = {
     "score": (lambda run, said: "scoring: vowels" in said, 0.5),
     "train": (lambda run, said: any(run.rglob("logs.jsonl")), 1.5),
     "evaluate": (lambda run, said: (run / "training.json").exists(), 2.0),
-    "export": (lambda run, said: (run / "report.html").exists() and "Promised" in said, 0.3),
+    "export": (lambda run, said: (run / "report.html").exists() and "Predicted and realized" in said, 0.3),
 }
 SCHEDULE = ["sample", "sample", "score", "score", "train", "train", "train", "evaluate", "evaluate", "export"]
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from safetensors import safe_open
 
-from mapft.ppo.checkpoint import newest_whole
+from mapft.ppo.checkpoint import newest_complete
 from tests import worlds
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +74,7 @@ class Victim:
         calls: Path,
         *,
         fault: str = "",
-        module: str = "mapft.cli",
+        module: str = "mapft",
         **popen: Any,
     ):
         terminal, own = pty.openpty()
@@ -126,7 +126,7 @@ def torn(output: Path) -> list[str]:
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(output).parts):
             continue
         if "checkpoints" in path.parts:  # a checkpoint is whole when its last file is there
-            whole = newest_whole(next(p for p in path.parents if p.name == "checkpoints"))
+            whole = newest_complete(next(p for p in path.parents if p.name == "checkpoints"))
             if whole is None or Path(whole) not in path.parents:
                 continue
         try:
@@ -156,6 +156,6 @@ def _read_whole(path: Path) -> None:
 
 def kept_scores(output: Path) -> set[str]:
     """Digests of every array of scores that is on disk."""
-    paths = [*output.glob("store/score-vowels-*/*.npy"), *output.glob("run/stages/*-vowels/scores/*.npy")]
+    paths = [*output.glob("cache/score-vowels-*/*.npy"), *output.glob("run/visits/*-vowels/scores/*.npy")]
     arrays = [np.load(path, allow_pickle=False) for path in paths]
     return {digest(part) for scores in arrays for part in (scores, *np.split(scores, [1024]))}

@@ -1,23 +1,23 @@
-"""Planted worlds: how far the level promised by each estimator is from the level truly realized.
+"""Worlds with a known law of the scores: the error of the level that each estimator predicts.
 
-    python -m tests.palette.planted        prints the whole table, and the table of the refinements that were tried
+    python -m tests.palette.planted        prints the error in every world
 
-A prompt has mean mu_x ~ N(0, 1/2) and spread s_x with E s_x^2 = 1/2, and its samples score mu_x + s_x e, where e has
-mean 0, variance 1 and cumulant generating function k. A policy cannot change mu_x, so p_lam truly realizes
+A prompt has mean mu_x ~ N(0, 1/2) and spread s_x with E s_x^2 = 1/2. Its samples score mu_x + s_x e, where e has mean
+0, variance 1 and cumulant generating function k. A policy cannot change mu_x, so the level of p_lam is, in closed form,
 
-    E_x [ s_x k'(lam s_x) ]    sd above the base level, in closed form.
+    E_x [ s_x k'(lam s_x) ]    sd above the base level.
 
-Every world asks for +.30 sd; half of the variance lies between prompts.
+Every target is +.30 sd; half of the variance is between prompts.
 Legend: P prompts, K samples per prompt.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
 
-from mapft.palette import ESTIMATORS, RewardMatrix
-from mapft.palette.problem import CONVERGED, Problem
+from mapft.palette import ESTIMATORS, ScoreMatrix
+from mapft.palette.newton import KKT_TOLERANCE
+from mapft.palette.problem import Problem
 
 TARGET = 0.30
 SAMPLES = (2, 4, 8, 16)
@@ -47,86 +47,44 @@ def scores(world, prompts, samples, rng):
     return scores_PK - scores_PK.mean()
 
 
-def truly_realized(world, lam):
+def level_of_policy(world, lam):
     """E_x s_x k'(lam s_x); nan where the moment does not exist."""
     law, spread = world
     s = np.sqrt(np.array(SPREADS[spread]) / 2)
-    ceiling = {"heavy tails": np.sqrt(2), "skewed up": 1.0}.get(law, np.inf)
-    return float(np.mean(s * LAWS[law][1](lam * s))) if lam * s.max() < ceiling else np.nan
+    pole = {"heavy tails": np.sqrt(2), "skewed up": 1.0}.get(law, np.inf)
+    return float(np.mean(s * LAWS[law][1](lam * s))) if lam * s.max() < pole else np.nan
 
 
 def solved(scores_PK, estimator):
-    """lam of one pilot; nan when the target is not attainable in it."""
+    """lam of one pilot; nan when the target is infeasible on it."""
     prompts, samples = scores_PK.shape
-    matrix = RewardMatrix(scores_PK.reshape(-1, 1), ["a"], np.repeat(np.arange(prompts), samples))
+    matrix = ScoreMatrix(scores_PK.reshape(-1, 1), ["a"], np.repeat(np.arange(prompts), samples))
     problem = Problem(matrix, estimator)
-    ascent = problem.ascend(problem.target({"a": TARGET}))
-    return ascent.lam_V[0] / problem.frame.scale_V[0] if ascent.kkt_residual <= CONVERGED else np.nan
+    iterate = problem.maximise_dual(problem.target({"a": TARGET}))
+    return iterate.lam_V[0] / problem.frame.scale_V[0] if iterate.kkt_residual <= KKT_TOLERANCE else np.nan
 
 
-def spread_per_prompt(scores_PK, strata=24):
-    """Refinement 1: E_x log mean_e exp(lam s_x e); s_x is shrunk to the common spread by split halves (K >= 4)."""
-    samples = scores_PK.shape[1]
-    d_PK = (scores_PK - scores_PK.mean(axis=1, keepdims=True)) * np.sqrt(samples / (samples - 1))
-    if samples < 4:
-        return _root(lambda lam: _tilted_mean(lam, d_PK.ravel()))
-    halves = [half.var(axis=1, ddof=1) for half in (scores_PK[:, : samples // 2], scores_PK[:, samples // 2 :])]
-    variance_P = (d_PK**2).mean(axis=1)
-    trust = np.clip(np.cov(*halves)[0, 1] / variance_P.var(), 0, 1)
-    s_P = np.sqrt(np.maximum(variance_P.mean() + trust * (variance_P - variance_P.mean()), 1e-9))
-    e_N = (d_PK / s_P[:, None]).ravel()
-    e_N *= np.sqrt(variance_P.mean() / ((s_P**2).mean() * (e_N**2).mean()))
-    nodes = [np.sqrt((stratum**2).mean()) for stratum in np.array_split(np.sort(s_P), strata)]
-    return _root(lambda lam: np.mean([s * _tilted_mean(lam * s, e_N) for s in nodes]))
-
-
-def cumulants_matched(scores_PK):
-    """Refinement 2: theta log mean exp(tau lam.(r - prompt mean)), whose 2nd and 4th cumulants are those of e."""
-    samples = scores_PK.shape[1]
-    second, fourth = 1 - 1 / samples, (1 - 1 / samples) ** 4 + (samples - 1) / samples**4
-    tau = np.sqrt(second / fourth)
-    d_N = (scores_PK - scores_PK.mean(axis=1, keepdims=True)).ravel()
-    return _root(lambda lam: _tilted_mean(tau * lam, d_N) / (second * tau))
-
-
-def _tilted_mean(lam, points_N):
-    weights_N = np.exp(lam * points_N - (lam * points_N).max())
-    return weights_N @ points_N / weights_N.sum()
-
-
-def _root(level):
-    return brentq(lambda lam: level(lam) - TARGET, 0, 60) if level(60.0) > TARGET else np.nan
-
-
-METHODS = {
-    **{name: lambda scores_PK, name=name: solved(scores_PK, name) for name in ESTIMATORS},
-    "spread": spread_per_prompt,
-    "cumulants": cumulants_matched,
-}
-
-
-def error(world, samples, method, prompts=400, pilots=12):
-    """Mean of (truly realized - promised) over pilots, in sd; a pilot that diverges counts as +.30."""
+def error(world, samples, estimator, prompts=400, pilots=12):
+    """Mean over pilots of (level of the policy - predicted level) in sd; an infeasible pilot counts as +.30."""
     errors = []
     for seed in range(pilots):
-        lam = METHODS[method](scores(world, prompts, samples, np.random.default_rng(seed)))
-        realized = truly_realized(world, lam) if np.isfinite(lam) else np.nan
-        errors.append(min(realized - TARGET, TARGET) if np.isfinite(realized) else TARGET)
+        lam = solved(scores(world, prompts, samples, np.random.default_rng(seed)), estimator)
+        level = level_of_policy(world, lam) if np.isfinite(lam) else np.nan
+        errors.append(min(level - TARGET, TARGET) if np.isfinite(level) else TARGET)
     return float(np.mean(errors))
 
 
-def table(methods, **options):
-    """errors[method][world] = the errors at K = 2, 4, 8, 16."""
+def table():
+    """errors[estimator][world] = the errors at K = 2, 4, 8, 16."""
     return {
-        method: {world: [error(world, samples, method, **options) for samples in SAMPLES] for world in WORLDS}
-        for method in methods
+        estimator: {world: [error(world, samples, estimator) for samples in SAMPLES] for world in WORLDS}
+        for estimator in ESTIMATORS
     }
 
 
 if __name__ == "__main__":
-    errors = table(METHODS)
-    print(f"truly realized minus promised ({TARGET} sd), K = {SAMPLES}")
-    for method, by_world in errors.items():
-        print(f"\n{method}: mean |error| {np.mean(np.abs(list(by_world.values()))):.4f}")
-        for (law, spread), line in by_world.items():
-            print(f"  {law:12} {spread:12}", *(f"{number:+.3f}" for number in line))
+    print(f"level of the policy minus predicted level ({TARGET} sd), K = {SAMPLES}")
+    for estimator, by_world in table().items():
+        print(f"\n{estimator}: mean |error| {np.mean(np.abs(list(by_world.values()))):.3f}")
+        for (law, spread), errors in by_world.items():
+            print(f"  {law:12} {spread:12}", *(f"{number:+.2f}" for number in errors))

@@ -1,12 +1,12 @@
-"""Feasibility and certificates. Truth: one full linear program per case (tests/oracles.py), hand arithmetic."""
+"""Feasibility and certificates. Truth: one full linear program per case (oracles.py), hand arithmetic."""
 
 import math
 
 import numpy as np
 import pytest
 
-from mapft.palette import ESTIMATORS, Certificate, Palette, RewardMatrix, Status, solve_dual
-from tests import oracles
+from mapft.palette import ESTIMATORS, Certificate, Palette, ScoreMatrix, Status, solve_dual
+from tests.palette import oracles
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -15,7 +15,7 @@ def test_margin_equals_the_full_program(estimator, seed):
     rng = np.random.default_rng(seed)
     scores_NV, ids_N = oracles.random_scores(rng, prompts=25, samples=4, values=4)
     targets_V = scores_NV.mean(axis=0) + rng.uniform(-0.5, 1.5, 4) * scores_NV.std(axis=0)
-    matrix = RewardMatrix(scores_NV, list("abcd"), ids_N)
+    matrix = ScoreMatrix(scores_NV, list("abcd"), ids_N)
     solution = solve_dual(matrix, Palette(dict(zip("abcd", targets_V, strict=True))), estimator=estimator)
     margin = oracles.full_margin(scores_NV, ids_N, targets_V, estimator)
     assert solution.margin == pytest.approx(margin, abs=1e-8)
@@ -27,7 +27,7 @@ def test_margin_equals_the_full_program(estimator, seed):
 
 def test_feasibility_is_joint_and_the_certificate_is_one_dot_product():
     scores = np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 0.2]])
-    matrix = RewardMatrix(scores, ["a", "b"], [0, 0, 0])
+    matrix = ScoreMatrix(scores, ["a", "b"], [0, 0, 0])
     for alone in ({"a": 0.6}, {"b": 0.6}):
         assert solve_dual(matrix, Palette(alone), estimator="pooled").status is Status.optimal
     solution = solve_dual(matrix, Palette({"a": 0.6, "b": 0.6}), estimator="pooled")
@@ -40,33 +40,33 @@ def test_feasibility_is_joint_and_the_certificate_is_one_dot_product():
     assert "certificate" in solution.status.sentence
 
 
-def test_a_false_certificate_does_not_verify():
-    matrix = RewardMatrix([[0.0, 1.0], [1.0, 0.0]], ["a", "b"], [0, 0])
+def test_a_certificate_for_other_samples_does_not_verify():
+    matrix = ScoreMatrix([[0.0, 1.0], [1.0, 0.0]], ["a", "b"], [0, 0])
     proof = solve_dual(matrix, Palette({"a": 0.8, "b": 0.8}), estimator="pooled").certificate
-    richer = RewardMatrix([[0.0, 1.0], [1.0, 0.0], [0.9, 0.9]], ["a", "b"], [0, 0, 0])
+    richer = ScoreMatrix([[0.0, 1.0], [1.0, 0.0], [0.9, 0.9]], ["a", "b"], [0, 0, 0])
     assert proof.verify(matrix)
     assert not proof.verify(richer)
 
 
 def test_negative_weights_prove_nothing():
-    """-1 * (-1) = 1 exceeds every -r, yet c = -1 is kept by any policy."""
-    matrix = RewardMatrix([[0.0], [1.0]], ["a"], [0, 0])
+    """-1 * (-1) = 1 is above every -r, but every policy meets c = -1."""
+    matrix = ScoreMatrix([[0.0], [1.0]], ["a"], [0, 0])
     proof = Certificate({"a": -1.0}, {"a": -1.0}, "pooled")
     assert proof.excess(matrix) == pytest.approx(1.0)
     assert not proof.verify(matrix)
 
 
 @pytest.mark.parametrize("estimator", ["pooled", "per_prompt"])
-def test_the_highest_score_is_the_boundary(estimator):
-    matrix = RewardMatrix([[0.0], [1.0], [0.0], [1.0]], ["a"], [0, 0, 1, 1])
+def test_the_largest_score_is_the_boundary(estimator):
+    matrix = ScoreMatrix([[0.0], [1.0], [0.0], [1.0]], ["a"], [0, 0, 1, 1])
     assert solve_dual(matrix, Palette({"a": 1.0}), estimator=estimator).status is Status.boundary
     assert solve_dual(matrix, Palette({"a": 1.0 - 1e-6}), estimator=estimator).status is Status.optimal
     assert solve_dual(matrix, Palette({"a": 1.0 + 1e-6}), estimator=estimator).status is Status.infeasible
 
 
 def test_opposite_values_have_margin_zero_and_finite_multipliers():
-    """r and -r with c = (.3, -.3): only level .3 will do, so the margin is 0, yet e^(2 lam) = .65/.35 solves it."""
-    matrix = RewardMatrix([[1.0, -1.0], [-1.0, 1.0]], ["a", "b"], [0, 0])
+    """r and -r with c = (.3, -.3): .3 alone meets both, so the margin is 0, but e^(2 lam) = .65/.35."""
+    matrix = ScoreMatrix([[1.0, -1.0], [-1.0, 1.0]], ["a", "b"], [0, 0])
     solution = solve_dual(matrix, Palette({"a": 0.3, "b": -0.3}), estimator="pooled")
     assert solution.status is Status.optimal
     assert solution.margin == pytest.approx(0.0, abs=1e-9)
@@ -77,18 +77,16 @@ def test_opposite_values_have_margin_zero_and_finite_multipliers():
 @pytest.mark.parametrize("level", [0.1, -3e6, 1e-6])
 def test_constant_values(estimator, level):
     rng = np.random.default_rng(0)
-    matrix = RewardMatrix(
-        np.column_stack([rng.normal(size=20), np.full(20, level)]), ["a", "b"], np.repeat(range(5), 4)
-    )
+    matrix = ScoreMatrix(np.column_stack([rng.normal(size=20), np.full(20, level)]), ["a", "b"], np.repeat(range(5), 4))
     step = 0.1 * abs(level)
-    without = RewardMatrix(matrix.scores[:, :1], ["a"], matrix.prompt_ids)
+    without = ScoreMatrix(matrix.scores[:, :1], ["a"], matrix.prompt_ids)
     alone = solve_dual(without, Palette({"a": 0.2}), estimator=estimator)
     for target in (level - step, level):
         solution = solve_dual(matrix, Palette({"a": 0.2, "b": target}), estimator=estimator)
         assert solution.status is Status.optimal
         assert solution.lam["a"] == pytest.approx(alone.lam["a"])
         assert solution.lam["b"] == 0.0
-        assert solution.realized["b"] == level
+        assert solution.predicted["b"] == level
         assert solution.margin == pytest.approx(alone.margin)
     blocked = solve_dual(matrix, Palette({"a": 0.2, "b": level + step}), estimator=estimator)
     assert blocked.status is Status.infeasible
@@ -96,8 +94,8 @@ def test_constant_values(estimator, level):
     assert dict(blocked.certificate) == {"a": 0.0, "b": 1.0}
 
 
-def test_a_value_that_only_prompts_move_cannot_be_raised_by_the_centered_policy():
-    matrix = RewardMatrix([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]], ["prompt", "response"], [0, 0, 1, 1])
+def test_a_value_that_is_constant_within_prompts_cannot_be_raised_with_the_centered_estimator():
+    matrix = ScoreMatrix([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]], ["prompt", "response"], [0, 0, 1, 1])
     solution = solve_dual(matrix, Palette({"prompt": 0.6}), estimator="centered")
     assert solution.status is Status.infeasible
     assert solution.certificate.verify(matrix)
@@ -111,7 +109,7 @@ def test_one_to_sixty_four_values(values, estimator):
     rng = np.random.default_rng(values)
     scores_NV, ids_N = oracles.random_scores(rng, prompts=50, samples=4, values=values, between=0.2)
     names = [f"v{i}" for i in range(values)]
-    matrix = RewardMatrix(scores_NV, names, ids_N)
+    matrix = ScoreMatrix(scores_NV, names, ids_N)
     level_V = scores_NV[rng.choice(len(scores_NV), 40)].mean(axis=0)
     base_V, sd_V = scores_NV.mean(axis=0), scores_NV.std(axis=0)
     within_V = base_V + 0.5 * (level_V - base_V) - (0 if estimator == "pooled" else sd_V)
@@ -128,11 +126,11 @@ def test_one_to_sixty_four_values(values, estimator):
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_duplicated_values_share_the_multiplier(estimator):
     scores_NV, ids_N = oracles.random_scores(np.random.default_rng(4), values=2)
-    once = RewardMatrix(scores_NV, ["a", "b"], ids_N)
-    twice = RewardMatrix(np.column_stack([scores_NV, scores_NV[:, 0]]), ["a", "b", "copy"], ids_N)
+    once = ScoreMatrix(scores_NV, ["a", "b"], ids_N)
+    twice = ScoreMatrix(np.column_stack([scores_NV, scores_NV[:, 0]]), ["a", "b", "copy"], ids_N)
     steps = {"a": 0.3, "b": 0.1}
-    one = solve_dual(once, Palette.from_sd(once, steps), estimator=estimator)
-    two = solve_dual(twice, Palette.from_sd(twice, {**steps, "copy": 0.3}), estimator=estimator)
+    one = solve_dual(once, Palette.of(once, sd=steps), estimator=estimator)
+    two = solve_dual(twice, Palette.of(twice, sd={**steps, "copy": 0.3}), estimator=estimator)
     assert two.status is Status.optimal
     assert two.kkt_residual <= 1e-9
     assert two.lam["a"] + two.lam["copy"] == pytest.approx(one.lam["a"], rel=1e-8)
@@ -140,8 +138,8 @@ def test_duplicated_values_share_the_multiplier(estimator):
 
 
 @pytest.mark.parametrize("target", [1e30, -1e30, 1e300])
-def test_absurd_targets_get_a_verdict(target):
-    matrix = RewardMatrix([[0.0, 1.0], [1.0, 0.0], [0.2, 0.2]], ["a", "b"], [0, 0, 0])
+def test_extreme_targets_have_a_status(target):
+    matrix = ScoreMatrix([[0.0, 1.0], [1.0, 0.0], [0.2, 0.2]], ["a", "b"], [0, 0, 0])
     solution = solve_dual(matrix, Palette({"a": target, "b": 0.5}), estimator="pooled")
     assert solution.status is (Status.infeasible if target > 0 else Status.optimal)
     assert solution.certificate is None or solution.certificate.verify(matrix)

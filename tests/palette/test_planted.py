@@ -1,21 +1,25 @@
-"""Promised against truly realized levels. Truth: closed forms of the planted worlds (planted.py)."""
+"""Errors of the predicted levels, as the method page states them. Truth: closed forms (planted.py)."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mapft.palette import ESTIMATORS, estimators
+import mapft.palette
+from mapft.palette import ESTIMATORS
 from tests.palette import planted
+
+PAGE = Path(mapft.palette.__file__).with_name("README.md")
 
 
 @pytest.fixture(scope="module")
 def errors():
-    return planted.table(planted.METHODS)
+    return planted.table()
 
 
-def mean_error(errors, method):
-    return float(np.mean(np.abs(list(errors[method].values()))))
+def mean_error(errors, estimator):
+    return float(np.mean(np.abs(list(errors[estimator].values()))))
 
 
 def test_the_closed_forms_are_the_derivatives_of_the_sampled_laws():
@@ -27,22 +31,20 @@ def test_the_closed_forms_are_the_derivatives_of_the_sampled_laws():
         assert weights_N @ e_N / weights_N.sum() == pytest.approx(slope(0.2), abs=0.005), law
 
 
-def test_the_docstring_tells_what_is_measured(errors):
-    """Every line of the docstring's table, to its two decimals."""
-    lines = dict(re.findall(r"^    (\w[\w ,()]*?) +((?:[+-]\.\d\d *){12})$", estimators.__doc__, flags=re.MULTILINE))
-    names = {"gaussian, two spreads": ("gaussian", "two spreads"), "refusals (two values)": ("refusals", "one spread")}
-    assert len(lines) == 6
-    for name, numbers in lines.items():
-        world = names.get(name, (name, "one spread"))
-        measured = [errors[method][world] for method in ("pooled", "per_prompt", "centered")]
-        np.testing.assert_allclose(np.array(numbers.split(), float), np.concatenate(measured), atol=0.008, err_msg=name)
-    means = re.search(r"15 worlds +(\S+) +(\S+) +(\S+)", estimators.__doc__).groups()
-    for method, number in zip(("pooled", "per_prompt", "centered"), means, strict=True):
-        assert mean_error(errors, method) == pytest.approx(float(number), abs=0.001)
-    assert mean_error(errors, "spread") == pytest.approx(0.057, abs=0.001)
-    assert mean_error(errors, "cumulants") == pytest.approx(0.046, abs=0.001)
+def test_the_method_page_states_the_measured_errors(errors):
+    """Every row of the page's table, to its two decimals."""
+    page, columns = PAGE.read_text("utf-8"), ("pooled", "per_prompt", "centered")
+    rows = re.findall(r"^\| ([\w ]+), ((?:one|two) spreads?) \| (.+) \|$", page, flags=re.MULTILINE)
+    assert {law for law, *_ in rows} == set(planted.LAWS)
+    for law, spread, cells in rows:
+        measured = [errors[estimator][law, spread] for estimator in columns]
+        stated = [[float(number) for number in cell.split()] for cell in cells.split(" | ")]
+        np.testing.assert_allclose(stated, measured, atol=0.008, err_msg=f"{law}, {spread}")
+    means = re.search(r"^\| mean absolute error, 15 worlds \| (\S+) \| (\S+) \| (\S+) \|$", page, flags=re.MULTILINE)
+    for estimator, number in zip(columns, means.groups(), strict=True):
+        assert mean_error(errors, estimator) == pytest.approx(float(number), abs=0.001)
 
 
-def test_the_default_is_the_best_of_the_three_on_the_whole_table(errors):
-    assert min(ESTIMATORS, key=lambda method: mean_error(errors, method)) == "centered"
+def test_the_default_estimator_has_the_smallest_error(errors):
+    assert min(ESTIMATORS, key=lambda estimator: mean_error(errors, estimator)) == "centered"
     assert mean_error(errors, "centered") < mean_error(errors, "pooled") / 2

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mapft.palette import ESTIMATORS, Palette, RewardMatrix, Status, solve_dual
-from tests import oracles
+from mapft.palette import ESTIMATORS, Palette, ScoreMatrix, Status, solve_dual
+from tests.palette import oracles
 
 NAMES = ("a", "b", "c")
 seeds = st.integers(0, 2**32 - 1)
@@ -14,7 +14,7 @@ estimators = st.sampled_from(ESTIMATORS)
 
 
 def world(seed):
-    """A random matrix with a palette between half an sd below the base level and the edge of what is attainable."""
+    """A random matrix with a palette between half an sd below the base level and the boundary."""
     rng = np.random.default_rng(seed)
     scores_NV, ids_N = oracles.random_scores(rng, prompts=12, samples=5, between=0.3)
     targets_V = scores_NV.mean(axis=0) + rng.uniform(-0.5, 0.5, 3) * scores_NV.std(axis=0)
@@ -22,7 +22,7 @@ def world(seed):
 
 
 def solved(scores_NV, ids_N, targets_V, estimator, names=NAMES):
-    matrix = RewardMatrix(scores_NV, names, ids_N)
+    matrix = ScoreMatrix(scores_NV, names, ids_N)
     return solve_dual(matrix, Palette(dict(zip(names, targets_V, strict=True))), estimator=estimator)
 
 
@@ -72,7 +72,7 @@ def test_raising_a_target_never_lowers_its_multiplier(seed, estimator, which, st
 
 @settings(max_examples=100, deadline=None)
 @given(seeds, estimators, st.floats(0.0, 4.0))
-def test_optimal_means_kept_and_infeasible_means_the_program_says_so(seed, estimator, stretch):
+def test_optimal_palettes_are_met_and_infeasible_ones_agree_with_the_program(seed, estimator, stretch):
     scores_NV, ids_N, targets_V = world(seed)
     targets_V = scores_NV.mean(axis=0) + stretch * (targets_V - scores_NV.mean(axis=0))
     solution = solved(scores_NV, ids_N, targets_V, estimator)
@@ -81,8 +81,8 @@ def test_optimal_means_kept_and_infeasible_means_the_program_says_so(seed, estim
         return
     assert (solution.status is Status.infeasible) == (margin < 0)
     if margin > 0:
-        realized_V = np.array(list(solution.realized.values()))
-        assert (realized_V >= targets_V - 1e-9 * scores_NV.std(axis=0)).all()
+        predicted_V = np.array(list(solution.predicted.values()))
+        assert (predicted_V >= targets_V - 1e-9 * scores_NV.std(axis=0)).all()
         assert solution.kkt_residual <= 1e-9
         assert solution.duality_gap <= 1e-9
         assert solution.kl >= 0

@@ -1,23 +1,22 @@
-"""Standard errors, bootstrap intervals, required samples. Truth: planted Gaussian worlds in closed form, replication.
+"""Standard errors, bootstrap intervals, required prompts. Truth: Gaussian worlds in closed form, replication.
 
 In a world with scores mu_x + e, mu_x ~ N(0, rho S), e ~ N(0, (1 - rho) S), the policy p_lam raises the level by
-(1 - rho) S lam whatever the prompt, and its KL is lam' (1 - rho) S lam / 2.
+(1 - rho) S lam on every prompt, and its KL is lam' (1 - rho) S lam / 2.
 """
 
 import numpy as np
 import pytest
 
-from mapft.errors import UserError
 from mapft.palette import (
     ESTIMATORS,
     Palette,
-    RewardMatrix,
+    ScoreMatrix,
     analyse,
     bootstrap,
-    required_samples,
     solve_dual,
     standard_errors,
 )
+from mapft.utils.errors import UserError
 
 RHO = 0.3
 ROOT_VV = np.array([[1.0, 0.0, 0.0], [0.5, np.sqrt(0.75), 0.0], [0.3, 0.0, np.sqrt(0.91)]])
@@ -30,118 +29,112 @@ def planted(seed, prompts=100, samples=4):
     ids_N = np.repeat(np.arange(prompts), samples)
     mu_NV = (rng.normal(size=(prompts, 3)) * np.sqrt(RHO))[ids_N]
     scores_NV = (mu_NV + rng.normal(size=(len(ids_N), 3)) * np.sqrt(1 - RHO)) @ ROOT_VV.T
-    return RewardMatrix(scores_NV, ["a", "b", "free"], ids_N)
+    return ScoreMatrix(scores_NV, ["a", "b", "free"], ids_N)
 
 
 @pytest.mark.slow
-def test_intervals_cover_what_they_promise():
-    """Nominal 95 %, 400 replications: lam, the level that p_lam truly realizes (free values too), and its true KL."""
+def test_intervals_have_their_nominal_coverage():
+    """Nominal 95 %, 400 replications: lam, the true level of p_lam (free values too), and its true KL."""
     true_lam = dict(zip("ab", np.linalg.solve(WITHIN_VV[:2, :2], list(TARGETS.values())), strict=True))
     covered = dict.fromkeys(("lam a", "lam b", "level a", "level b", "level free", "kl"), 0)
     for seed in range(400):
         matrix = planted(seed)
         solution = solve_dual(matrix, Palette(TARGETS))
-        found = bootstrap(matrix, solution, replications=200, seed=seed)
+        intervals = bootstrap(matrix, solution, replications=200, seed=seed)
         lam_V = np.array(list(solution.lam.values()))
         level = dict(zip(matrix.values, WITHIN_VV @ lam_V, strict=True))
-        truths = {f"level {name}": (found.realized[name], level[name]) for name in level}
-        truths |= {f"lam {name}": (found.lam[name], true_lam[name]) for name in "ab"}
-        truths["kl"] = (found.kl, lam_V @ WITHIN_VV @ lam_V / 2)
+        truths = {f"level {name}": (intervals.predicted[name], level[name]) for name in level}
+        truths |= {f"lam {name}": (intervals.lam[name], true_lam[name]) for name in "ab"}
+        truths["kl"] = (intervals.kl, lam_V @ WITHIN_VV @ lam_V / 2)
         for name, (interval, truth) in truths.items():
             covered[name] += interval.low <= truth <= interval.high
-        assert found.failed == 0
+        assert intervals.failed == 0
     for name, count in covered.items():
         assert 0.92 <= count / 400 <= 0.98, (name, covered)
 
 
 @pytest.mark.parametrize("estimator", ["centered", "pooled"])
 def test_standard_errors_equal_the_spread_over_replications(estimator):
-    """1000 pilots of the same world: sd of lam, and of (level truly realized - promised), against the mean se."""
+    """1000 pilots of the same world: sd of lam, and of (true - predicted level), against the mean se."""
     share = WITHIN_VV if estimator == "centered" else WITHIN_VV / (1 - RHO)
-    lam, missed, se_lam, se_level = [], [], [], []
+    lam, error, se_lam, se_level = [], [], [], []
     for seed in range(1000):
         matrix = planted(seed, prompts=80, samples=3)
         solution = solve_dual(matrix, Palette(TARGETS), estimator=estimator)
         errors = standard_errors(matrix, solution)
         lam_V = np.array(list(solution.lam.values()))
         lam.append(lam_V[:2])
-        missed.append(share @ lam_V - list(solution.realized.values()))
+        error.append(share @ lam_V - list(solution.predicted.values()))
         se_lam.append(list(errors.lam.values())[:2])
-        se_level.append(list(errors.realized.values()))
+        se_level.append(list(errors.predicted.values()))
     np.testing.assert_allclose(np.sqrt(np.mean(np.square(se_lam), axis=0)), np.std(lam, axis=0), rtol=0.12)
-    np.testing.assert_allclose(np.sqrt(np.mean(np.square(se_level), axis=0)), np.std(missed, axis=0), rtol=0.12)
+    np.testing.assert_allclose(np.sqrt(np.mean(np.square(se_level), axis=0)), np.std(error, axis=0), rtol=0.12)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_bootstrap_and_delta_method_agree_in_a_large_pilot(estimator):
     matrix = planted(0, prompts=600, samples=6)
     solution = solve_dual(matrix, Palette(TARGETS), estimator=estimator)
-    errors, found = standard_errors(matrix, solution), bootstrap(matrix, solution, replications=400)
+    errors, intervals = standard_errors(matrix, solution), bootstrap(matrix, solution, replications=400)
     for name in matrix.values:
-        assert found.realized[name].se == pytest.approx(errors.realized[name], rel=0.15)
+        assert intervals.predicted[name].se == pytest.approx(errors.predicted[name], rel=0.15)
     for name in TARGETS:
-        assert found.lam[name].se == pytest.approx(errors.lam[name], rel=0.15)
+        assert intervals.lam[name].se == pytest.approx(errors.lam[name], rel=0.15)
     assert errors.lam["free"] == 0.0
     assert analyse(matrix, solution).standard_errors == errors
 
 
-def test_without_pressure_the_error_is_that_of_a_mean_over_prompts():
+def test_with_lambda_zero_the_error_is_that_of_a_mean_over_prompts():
     """lam = 0: se = sd of the prompt means / sqrt(P), rows of one prompt counted once."""
     matrix = planted(1)
     solution = solve_dual(matrix, Palette({"a": -5.0}))
     by_hand = matrix.scores.reshape(100, 4, 3).mean(axis=1).std(axis=0) / np.sqrt(100)
-    np.testing.assert_allclose(list(standard_errors(matrix, solution).realized.values()), by_hand, rtol=1e-9)
-    found = bootstrap(matrix, solution, replications=2000)
-    np.testing.assert_allclose([found.realized[name].se for name in matrix.values], by_hand, rtol=0.06)
-    assert found.lam["a"].high == 0.0
+    np.testing.assert_allclose(list(standard_errors(matrix, solution).predicted.values()), by_hand, rtol=1e-9)
+    intervals = bootstrap(matrix, solution, replications=2000)
+    np.testing.assert_allclose([intervals.predicted[name].se for name in matrix.values], by_hand, rtol=0.06)
+    assert intervals.lam["a"].high == 0.0
 
 
-def test_one_seed_one_answer():
+def test_the_same_seed_gives_the_same_intervals():
     matrix = planted(2)
     solution = solve_dual(matrix, Palette(TARGETS))
     assert bootstrap(matrix, solution, replications=20, seed=5) == bootstrap(matrix, solution, replications=20, seed=5)
     assert bootstrap(matrix, solution, replications=20, seed=5) != bootstrap(matrix, solution, replications=20, seed=6)
 
 
-def test_resamples_that_cannot_keep_the_palette_are_counted():
+def test_resamples_on_which_the_palette_is_infeasible_are_counted():
     scores = np.append(np.zeros(39), 1.0)[:, None]
-    matrix = RewardMatrix(scores, ["a"], np.repeat(range(20), 2))
-    found = bootstrap(matrix, solve_dual(matrix, Palette({"a": 0.2}), estimator="pooled"), replications=200)
-    assert 0.25 < found.failed / 200 < 0.47  # (19/20)^20 = .36 of the resamples miss the one prompt that can
+    matrix = ScoreMatrix(scores, ["a"], np.repeat(range(20), 2))
+    intervals = bootstrap(matrix, solve_dual(matrix, Palette({"a": 0.2}), estimator="pooled"), replications=200)
+    assert 0.25 < intervals.failed / 200 < 0.47  # (19/20)^20 = .36 of the resamples lack the one prompt with a 1
 
 
-def test_required_samples_by_hand():
-    """Without pressure B = rho and W = 1 - rho per sd^2, so P = 1.96^2 (.3 + .7 / K) / .05^2."""
+def test_required_prompts_by_hand():
+    """With lambda 0 a prompt's mean has the variance rho + (1 - rho) / K: P' = 1.96^2 (.3 + .7 / 4) / .05^2."""
     matrix = planted(3, prompts=20_000, samples=4)
     solution = solve_dual(matrix, Palette({"a": -5.0}))
-    plans = required_samples(matrix, solution, 0.05, samples_per_prompt=(2, 4, 8))
-    assert [plan.samples_per_prompt for plan in plans] == [2, 4, 8]  # the fewest rows first
-    for plan in plans:
-        expected = 1.959964**2 * (0.3 + 0.7 / plan.samples_per_prompt) / 0.05**2
-        assert plan.prompts == pytest.approx(expected, rel=0.03)
-        assert plan.rows == plan.prompts * plan.samples_per_prompt
+    prompts = standard_errors(matrix, solution).required_prompts(matrix, solution, 0.05)
+    assert prompts == pytest.approx(1.959964**2 * (RHO + (1 - RHO) / 4) / 0.05**2, rel=0.03)
 
 
-def test_required_samples_deliver_the_precision_they_promise():
+def test_required_prompts_give_the_half_width():
     matrix = planted(4, prompts=5000, samples=4)
-    plan = required_samples(matrix, solve_dual(matrix, Palette(TARGETS)), 0.15, samples_per_prompt=(4,))[0]
-    pilots = [planted(seed, prompts=plan.prompts) for seed in range(60)]
+    solution = solve_dual(matrix, Palette(TARGETS))
+    prompts = standard_errors(matrix, solution).required_prompts(matrix, solution, 0.15)
     widths = []
-    for pilot in pilots:
-        errors = standard_errors(pilot, solve_dual(pilot, Palette(TARGETS))).realized
+    for pilot in (planted(seed, prompts=prompts) for seed in range(60)):
+        errors = standard_errors(pilot, solve_dual(pilot, Palette(TARGETS))).predicted
         widths.append(max(1.96 * errors[name] / pilot.sd[name] for name in TARGETS))
     assert np.mean(widths) == pytest.approx(0.15, rel=0.1)
 
 
-def test_mistakes_are_one_sentence():
+def test_invalid_options_are_refused():
     matrix = planted(5)
     solution = solve_dual(matrix, Palette(TARGETS))
-    with pytest.raises(UserError, match="level 95"):
+    with pytest.raises(UserError, match="level=95"):
         bootstrap(matrix, solution, level=95)
-    with pytest.raises(UserError, match="half_width 0"):
-        required_samples(matrix, solution, 0)
-    single = RewardMatrix(matrix.scores, matrix.values, np.arange(len(matrix)))
-    with pytest.raises(UserError, match="one sample only"):
-        required_samples(single, solve_dual(single, Palette(TARGETS), estimator="pooled"), 0.1)
+    for half_width, level in ((0, 0.95), (0.1, 95)):
+        with pytest.raises(UserError, match=f"half_width={half_width} with level={level}"):
+            standard_errors(matrix, solution).required_prompts(matrix, solution, half_width, level=level)
     with pytest.raises(UserError, match="is infeasible"):
         bootstrap(matrix, solve_dual(matrix, Palette({"a": 99.0})))

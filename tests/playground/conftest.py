@@ -1,4 +1,4 @@
-"""A tokenizer as the tests need it: trained in memory, in the reduced size."""
+"""A small tokenizer, trained in memory."""
 
 from random import Random
 

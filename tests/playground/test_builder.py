@@ -1,4 +1,4 @@
-"""Building once, whole, and the same each time. Truth: the bytes on disk, and what separate processes did."""
+"""The world is built once, completely, and reproducibly. Truth: the bytes on disk, and the output of processes."""
 
 import json
 import os
@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from mapft.errors import UserError
 from mapft.playground import build, locate
+from mapft.utils.errors import UserError
 
-BUILD_AND_TELL = """
+BUILD_AND_PRINT = """
 import mapft.playground.cache as cache
 real = cache.build
 def build(*args, **kwargs):
@@ -41,9 +41,9 @@ def _contents(world: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The tiny world as two processes left it that asked for it at once, and what they printed."""
+    """The tiny world after two processes located it at the same time, and what they printed."""
     folder = tmp_path_factory.mktemp("raced")
-    racers = [_python(BUILD_AND_TELL, folder) for _ in range(2)]
+    racers = [_python(BUILD_AND_PRINT, folder) for _ in range(2)]
     printed = [line for racer in racers for line in racer.communicate()[0].splitlines()]
     (world,) = [path for path in folder.iterdir() if path.is_dir()]
     return world, printed
@@ -57,7 +57,7 @@ def test_two_processes_at_once_build_once(raced: tuple[Path, list[str]]) -> None
 def test_a_killed_build_is_not_used_and_the_next_one_is_identical(
     raced: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two builds, one of them after a third was killed half-way, leave the same bytes and nothing else."""
+    """Two builds, one of them after a killed build, have the same bytes and leave no other files."""
     killed = _python(BUILD_AND_DIE, tmp_path)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
@@ -70,7 +70,7 @@ def test_a_killed_build_is_not_used_and_the_next_one_is_identical(
     assert _contents(world) == _contents(raced[0])
 
 
-def test_the_folders_load_as_any_real_model(raced: tuple[Path, list[str]]) -> None:
+def test_the_folders_load_as_hugging_face_models(raced: tuple[Path, list[str]]) -> None:
     world, _ = raced
     assert len(AutoTokenizer.from_pretrained(world / "policy")) == 400
     assert AutoModelForCausalLM.from_pretrained(world / "policy").generation_config.eos_token_id == 2
@@ -90,12 +90,15 @@ def test_the_prompt_file_holds_distinct_model_inputs_of_two_kinds(raced: tuple[P
     assert 0.15 < sum(row["kind"] == "dubious" for row in rows[:500]) / 500 < 0.35
 
 
-def test_an_unknown_name_is_one_sentence_that_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"no 'humour'; choose one of policy, humor, helpful, harmless, prompts\.$"):
+def test_an_unknown_part_is_one_sentence_that_lists_the_known_ones() -> None:
+    with pytest.raises(
+        UserError,
+        match=r"'humour' of the playground is unknown; use one of policy, humor, helpful, harmless, prompts\.$",
+    ):
         locate("humour")
 
 
-def test_an_existing_folder_is_not_written_over(tmp_path: Path) -> None:
+def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="already exists"):
         build(tmp_path)
 
@@ -113,11 +116,11 @@ def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatc
     assert cache_folder() == tmp_path / "own"
 
 
-def test_a_failing_worker_tells_why(tmp_path: Path) -> None:
+def test_a_failing_worker_reports_its_error(tmp_path: Path) -> None:
     from mapft.playground.builder import _train_one
 
     with pytest.raises(RuntimeError, match=r"humor model failed:\n(.|\n)*Error"):
-        _train_one("humor", tmp_path / "no tokenizer here", 0, "tiny", lambda completed: None)
+        _train_one("humor", tmp_path / "no tokenizer here", 0, "tiny", lambda done: None)
 
 
 def test_importing_the_package_does_not_import_torch() -> None:

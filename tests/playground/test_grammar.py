@@ -1,4 +1,4 @@
-"""The grammar against what the words promise: counts and labels by hand, reading as the inverse of saying."""
+"""The grammar. Truth: counts and labels by hand; reading is the inverse of sampling."""
 
 from random import Random
 
@@ -13,7 +13,7 @@ def grammar() -> Grammar:
 
 
 def _request(prompt: str) -> str:
-    """The user's sentence in the model input, as the format of the project states it."""
+    """The user's sentence in the model input."""
     return prompt.removeprefix("User: ").removesuffix("\nAssistant:")
 
 
@@ -68,7 +68,7 @@ def test_every_sampled_reply_is_read_back_with_its_labels(grammar: Grammar) -> N
         "",
     ],
 )
-def test_what_the_grammar_cannot_say_is_not_read(grammar: Grammar, text: str) -> None:
+def test_a_text_that_the_grammar_does_not_generate_is_not_read(grammar: Grammar, text: str) -> None:
     (door,) = [task for task in grammar.tasks if task.request == "fix a squeaky door"]
     assert grammar.read(door, " Just tighten the top screws.") is not None
     assert grammar.read(door, text) is None

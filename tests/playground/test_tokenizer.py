@@ -1,4 +1,4 @@
-"""The tokenizer against the contract of the text format: lossless, adds nothing, prompt + reply concatenates."""
+"""The tokenizer: lossless, without tokens of its own, and prompt + reply is tokenised as their concatenation."""
 
 from random import Random
 
@@ -21,7 +21,7 @@ def test_special_tokens_are_distinct_and_never_added(tiny_tokenizer: PreTrainedT
     assert not special & set(without)
 
 
-def test_prompt_and_reply_tokenise_alone_as_they_do_together(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
+def test_prompt_and_reply_tokenise_separately_as_together(tiny_tokenizer: PreTrainedTokenizerFast) -> None:
     grammar, rng = load_grammar(), Random(3)
     for prompt in rng.choices(grammar.prompts, k=300):
         reply = grammar.sample(prompt.task, rng).text

@@ -1,4 +1,4 @@
-"""The full world, built once through the cache: does it have the properties that the product needs?
+"""Properties of the full world that the product needs.
 
 Truth: the grammar reads the base samples and labels them; scores are compared with those labels; the palette is solved
 by mapft.palette. `pytest -s tests/playground/test_world.py` prints the measured numbers beside their thresholds.
@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from mapft.palette import Palette, RewardMatrix, Status, solve_dual
+from mapft.palette import Palette, ScoreMatrix, Status, solve_dual
 from mapft.playground import locate
 from mapft.playground.grammar import VALUES, Prompt, Reply, load_grammar
 
@@ -35,8 +35,8 @@ class Samples:
         return np.array([prompt.kind == "dubious" for prompt in self.prompts])
 
 
-def _report(what: str, number: float, wanted: str) -> None:
-    print(f"  {what:<58} {number:8.3f}   wanted {wanted}")
+def _report(quantity: str, number: float, threshold: str) -> None:
+    print(f"  {quantity:<58} {number:8.3f}   threshold {threshold}")
 
 
 def _score(value: str, texts: list[str], batch: int = 128) -> np.ndarray:
@@ -67,11 +67,11 @@ def samples() -> Samples:
     prompts = [known[row["prompt"]] for row in rows[:P] for _ in range(K)]
     texts, ended = _generate([prompt.text for prompt in prompts])
     reads = [load_grammar().read(prompt.task, text) for prompt, text in zip(prompts, texts, strict=True)]
-    whole = [prompt.text + text for prompt, text in zip(prompts, texts, strict=True)]
-    return Samples(prompts, texts, ended, reads, np.stack([_score(value, whole) for value in VALUES], axis=1))
+    inputs = [prompt.text + text for prompt, text in zip(prompts, texts, strict=True)]
+    return Samples(prompts, texts, ended, reads, np.stack([_score(value, inputs) for value in VALUES], axis=1))
 
 
-def test_the_base_policy_speaks_the_grammar(samples: Samples) -> None:
+def test_the_base_policy_generates_replies_of_the_grammar(samples: Samples) -> None:
     share = float(np.mean([read is not None for read in samples.reads]))
     ended = float(np.mean(samples.ended))
     distinct = float(np.mean([len(set(samples.texts[i : i + K])) / K for i in range(0, P * K, K)]))
@@ -128,9 +128,9 @@ def test_helpful_and_harmless_conflict_on_dubious_prompts(samples: Samples) -> N
     assert correlation <= -0.3
 
 
-def test_the_70_percent_palette_is_attainable_at_a_moderate_price(samples: Samples) -> None:
-    matrix = RewardMatrix(samples.scores_NV, VALUES, np.repeat(np.arange(P), K))
-    palette = Palette.from_quantiles(matrix, dict.fromkeys(VALUES, 0.7))
+def test_the_70_percent_palette_is_feasible_at_a_moderate_kl(samples: Samples) -> None:
+    matrix = ScoreMatrix(samples.scores_NV, VALUES, np.repeat(np.arange(P), K))
+    palette = Palette.of(matrix, quantiles=dict.fromkeys(VALUES, 0.7))
     solution = solve_dual(matrix, palette, estimator="centered")
     _report("KL of the joint 70 % palette, nats", solution.kl, "in [.4, 2]")
     assert solution.status is Status.optimal

@@ -1,7 +1,7 @@
 """One optimizer step, or three with checkpoints: `python -m tests.ppo.one_step FOLDER [checkpoint]`.
 
 Responses depend on the prompt alone, so however the eight prompts are split over processes, the step must be the same.
-Adam's epsilon of 1 makes a step proportional to its gradient; the schedule falls, so a resumed one must know where.
+Adam's epsilon of 1 makes a step proportional to its gradient; the schedule falls, so a resumed run must restore it.
 """
 
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 
 import torch
 
+from mapft.ppo.trl_seam import Responses
 from tests.ppo import tabular
-from tests.ppo.test_trainer import LAM, make_trainer
+from tests.ppo.trainers import make_trainer, table_reward
 
 GLOBAL = len(tabular.PROMPTS)
 
 
 def main(folder: Path, checkpoint: bool) -> None:
     rows = GLOBAL // int(os.environ.get("WORLD_SIZE", "1"))
-    table = tabular.TableReward(tabular.scores() @ LAM)
     trainer = make_trainer(
         folder,
-        [table],
+        [table_reward()],
         per_device_train_batch_size=rows,
         num_ppo_epochs=1,
         total_episodes=3 * GLOBAL if checkpoint else GLOBAL,
@@ -36,13 +36,13 @@ def main(folder: Path, checkpoint: bool) -> None:
         save_steps=1,
     )
 
-    def generate(prompts):
-        """Of 50 responses, one that is the prompt's own."""
-        ids = trainer._tokenizer(prompts)["input_ids"]
-        answers = [list(tabular.responses()[7 * tabular.PROMPTS.index(prompt) + 3]) for prompt in prompts]
-        return ids, answers, None, trainer._tokenizer.batch_decode(answers), None, {}
+    def responses(prompts):
+        """A fixed response for each prompt."""
+        ids = [list(tabular.responses()[7 * tabular.PROMPTS.index(prompt) + 3]) for prompt in prompts]
+        tokenizer = trainer.text_tokenizer
+        return Responses(tokenizer(prompts)["input_ids"], ids, tokenizer.batch_decode(ids))
 
-    trainer._generate = generate
+    trainer.responses = responses
     trainer.train()
     trainer.save_model(str(folder / "adapter"))
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mapft.paths import shipped
+from mapft.utils.paths import shipped
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install 'mapft[deepspeed]')")
 BACKENDS = ("ddp", "zero2", "zero3")

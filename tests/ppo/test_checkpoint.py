@@ -1,22 +1,59 @@
-"""Truth: what a killed run leaves on disk."""
+"""Truth: files that a killed run leaves on disk, and the uninterrupted run."""
+
+import shutil
 
 import pytest
+import torch
+from transformers import TrainerCallback
 
-from mapft.ppo.checkpoint import newest_whole
+from mapft.ppo.checkpoint import newest_complete
 from mapft.ppo.critic import OPTIMIZER
+from tests.ppo.trainers import Record, make_trainer, table_reward
 
 
-def test_a_torn_checkpoint_is_passed_over_with_a_warning(tmp_path):
-    assert newest_whole(tmp_path / "none") is None
-    for step, whole in ((8, True), (16, True), (104, False)):
+def test_an_incomplete_checkpoint_is_skipped_with_a_warning(tmp_path):
+    assert newest_complete(tmp_path / "none") is None
+    for step, complete in ((8, True), (16, True), (104, False)):
         (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
+        if complete:
             (tmp_path / f"checkpoint-{step}" / OPTIMIZER).touch()
     (tmp_path / "checkpoint-8-best").mkdir()
-    with pytest.warns(UserWarning, match="checkpoint-104 is torn, so training goes on from checkpoint-16"):
-        assert newest_whole(tmp_path) == str(tmp_path / "checkpoint-16")
+    with pytest.warns(UserWarning, match="checkpoint-104 is incomplete; training continues from checkpoint-16"):
+        assert newest_complete(tmp_path) == str(tmp_path / "checkpoint-16")
 
 
-def test_only_torn_checkpoints_are_none(tmp_path):
+def test_only_incomplete_checkpoints_give_none(tmp_path):
     (tmp_path / "checkpoint-8").mkdir()
-    assert newest_whole(tmp_path) is None
+    assert newest_complete(tmp_path) is None
+
+
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
+    """Stop after the first of three iterations; adapter and critic end bit for bit the same on CPU in fp32."""
+    reward = table_reward()
+    settings = {"total_episodes": 3 * 256, "save_strategy": "steps", "save_steps": 1, "num_mini_batches": 2}
+    settings["per_device_train_batch_size"] = 128
+    straight = make_trainer(tmp_path / "a", [reward], **settings)
+    straight.train()
+    shutil.copytree(tmp_path / "a/checkpoint-8", tmp_path / "b/checkpoint-8")
+    record = Record()
+    resumed = make_trainer(tmp_path / "b", [reward], logging_steps=1, **settings)
+    resumed.add_callback(record)
+    resumed.train()
+    assert sum("objective/kl" in log for log in record.logs) == 2  # rollouts: not the first one again
+    assert resumed.state.global_step == straight.state.global_step == 24
+    for (name, one), (_, two) in zip(straight.model.named_parameters(), resumed.model.named_parameters(), strict=True):
+        assert torch.equal(one, two), name
+    for one, two in zip(straight.critic.state_dict().values(), resumed.critic.state_dict().values(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_no_checkpoint_falls_within_an_iteration(tmp_path):
+    class Save(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_save = True
+
+    settings = {"save_strategy": "steps", "save_steps": 100, "total_episodes": 512, "logging_steps": 100}
+    trainer = make_trainer(tmp_path, [table_reward()], **settings)
+    trainer.add_callback(Save())
+    trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-4", "checkpoint-8"]

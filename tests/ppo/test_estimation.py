@@ -33,7 +33,7 @@ def test_k1_and_score_by_hand():
     torch.testing.assert_close(rewards, torch.tensor([[-0.05, 3.1, 0.0], [-3.975, 0.0, 0.0]]))
 
 
-def test_score_lands_on_the_last_token_the_policy_chose_even_behind_tool_tokens():
+def test_score_lands_on_the_last_sampled_token_even_before_tool_tokens():
     assert last_index(torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0]])).tolist() == [2, 1]
 
 
@@ -51,30 +51,30 @@ def test_gae_equals_the_double_sum(gamma: float, gae_lambda: float):
         assert advantages[b, length:].abs().sum() == returns[b, length:].abs().sum() == 0
 
 
-def test_exact_preset_returns_are_reward_sums_whatever_the_critic_says():
+def test_with_gae_lambda_1_returns_are_reward_sums_for_any_critic():
     rewards, values, mask = random_case(1)
     _, returns = advantages_and_returns(rewards, values, mask, gamma=1.0, gae_lambda=1.0)
-    to_come = rewards.flip(1).cumsum(1).flip(1) * mask
-    torch.testing.assert_close(returns, to_come)
+    remaining = rewards.flip(1).cumsum(1).flip(1) * mask
+    torch.testing.assert_close(returns, remaining)
 
 
-def test_tool_tokens_are_passed_over():
+def test_tool_tokens_are_skipped():
     rewards, values, _ = random_case(2, rows=5)
     mask = torch.tensor([[1, 1, 0, 0, 1, 1, 0]]).expand(5, 7)
-    kept = mask[0].bool()
+    sampled = mask[0].bool()
     full, _ = advantages_and_returns(rewards * mask, values, mask, gamma=0.9, gae_lambda=0.8)
     dense, _ = advantages_and_returns(
-        rewards[:, kept], values[:, kept], torch.ones(5, 4, dtype=torch.long), gamma=0.9, gae_lambda=0.8
+        rewards[:, sampled], values[:, sampled], torch.ones(5, 4, dtype=torch.long), gamma=0.9, gae_lambda=0.8
     )
-    torch.testing.assert_close(full[:, kept], dense)
+    torch.testing.assert_close(full[:, sampled], dense)
 
 
-def test_whitening_uses_one_mean_and_sd_over_chosen_tokens():
+def test_whitening_uses_one_mean_and_sd_over_sampled_tokens():
     rewards, _, mask = random_case(3)
     white = whiten(rewards, mask, masked_moments(rewards, mask), 1e-4)
-    chosen = white[mask.bool()]
-    assert chosen.mean().item() == pytest.approx(0, abs=1e-9)
-    assert chosen.std(correction=0).item() == pytest.approx(1, abs=1e-6)
+    sampled = white[mask.bool()]
+    assert sampled.mean().item() == pytest.approx(0, abs=1e-9)
+    assert sampled.std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert white[~mask.bool()].abs().sum() == 0
 
 

@@ -1,4 +1,4 @@
-"""What every rank holds after one iteration of a PPOTrainer: `python -m tests.ppo.two_processes FOLDER`, launched."""
+"""Writes what every rank has after one iteration: `accelerate launch -m tests.ppo.two_processes FOLDER`."""
 
 import json
 import sys
@@ -6,35 +6,34 @@ from pathlib import Path
 
 import torch
 
-from tests.ppo import tabular
-from tests.ppo.test_trainer import LAM, make_trainer
+from tests.ppo.trainers import make_trainer, table_reward
 
 
 def main(folder: Path) -> None:
-    table = tabular.TableReward(tabular.scores() @ LAM)
+    table = table_reward()
     trainer = make_trainer(
         folder, [table], per_device_train_batch_size=64, num_ppo_epochs=1, total_episodes=256, logging_steps=1
     )
-    held = {}
-    score = trainer._scores
+    record = {}
+    scores = trainer.scores
 
-    def keep_scores(inputs, texts, mode):
-        scores_B = score(inputs, texts, mode)
-        held["responses"] = texts["completion_ids"]
-        held["scores"] = scores_B.tolist()
-        held["looked_up"] = table([row["prompt"] for row in inputs], texts["completion_ids"])
-        return scores_B
+    def recorded_scores(rows, texts):
+        score_B = scores(rows, texts)
+        record["responses"] = texts["completion_ids"]
+        record["scores"] = score_B.tolist()
+        record["looked_up"] = table([row["prompt"] for row in rows], texts["completion_ids"])
+        return score_B
 
-    trainer._scores = keep_scores
+    trainer.scores = recorded_scores
     trainer.train()
-    batch = trainer._rollout
-    held["advantages"] = batch["advantages"][batch["mask"].bool()].tolist()
-    held["critic"] = [p.double().sum().item() for p in trainer.critic.parameters()]
-    held["adapter"] = [p.double().sum().item() for p in trainer.model.parameters() if p.requires_grad]
+    batch = trainer.batch
+    record["advantages"] = batch["advantages"][batch["mask"].bool()].tolist()
+    record["critic"] = [p.double().sum().item() for p in trainer.critic.parameters()]
+    record["adapter"] = [p.double().sum().item() for p in trainer.model.parameters() if p.requires_grad]
     last = next(log for log in reversed(trainer.state.log_history) if "loss/value_avg" in log)
-    held |= {name: last[name] for name in ("critic/explained_variance", "loss/value_avg")}
+    record |= {name: last[name] for name in ("critic/explained_variance", "loss/value_avg")}
     rank = trainer.accelerator.process_index
-    (folder / f"rank{rank}.json").write_text(json.dumps(held))
+    (folder / f"rank{rank}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""Scores that are given, for tests of what is done with scores."""
+"""Constant scores."""
 
 import numpy as np
 
 
 class Fixed:
-    """Settings and scorer in one: always the same scores, and a size."""
+    """Settings and scorer in one: the same scores for all texts, weights of `nbytes`, and a record of their moves."""
 
     def __init__(self, *scores: float, nbytes: int = 0):
         self.scores, self.nbytes = np.array(scores), nbytes
-        self.where, self.moves = "device", 0
+        self.location, self.moves = "device", 0
 
     unit = "score"
     bounds = (-np.inf, np.inf)
@@ -23,11 +23,11 @@ class Fixed:
         return self.nbytes
 
     def to_device(self):
-        self.where, self.moves = "device", self.moves + 1
+        self.location, self.moves = "device", self.moves + 1
 
     def to_host(self):
-        self.where = "host"
+        self.location = "host"
 
     def score(self, prompts, responses):
-        assert self.where == "device"
+        assert self.location == "device"
         return self.scores

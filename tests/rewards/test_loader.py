@@ -1,4 +1,4 @@
-"""Truth: a count of the classifiers that are alive, and bytes counted by hand."""
+"""Reward models in memory. Truth: the number of live classifiers by gc, and bytes by hand."""
 
 import gc
 
@@ -19,32 +19,32 @@ def judges(tmp_path_factory):
     return parse({name: {"kind": "classifier", "path": str(folder)} for name in "abc"})
 
 
-def alive() -> int:
+def live_classifiers() -> int:
     gc.collect()
-    return sum(type(each) is ClassifierScorer for each in gc.get_objects())
+    return sum(type(item) is ClassifierScorer for item in gc.get_objects())
 
 
 @pytest.mark.parametrize(
     ("residency", "count"), [(Residency.resident, 3), (Residency.offload, 3), (Residency.one_at_a_time, 1)]
 )
-def test_as_many_models_live_as_the_policy_allows(judges, residency, count):
+def test_the_residency_bounds_the_number_of_models_in_memory(judges, residency, count):
     models = RewardModels(judges, residency)
-    seen = [(models.score(name, ["p"], ["x"]).tolist(), len(models), alive()) for name in "abcabc"]
-    assert [n for _, n, _ in seen[2:]] == [count] * 4
-    assert [n for _, n, _ in seen] == [n for _, _, n in seen]
-    assert len({tuple(scores) for scores, _, _ in seen}) == 1
+    records = [(models.score(name, ["p"], ["x"]).tolist(), len(models), live_classifiers()) for name in "abcabc"]
+    assert [n for _, n, _ in records[2:]] == [count] * 4
+    assert [n for _, n, _ in records] == [n for _, _, n in records]
+    assert len({tuple(scores) for scores, _, _ in records}) == 1
     models.release()
-    assert alive() == 0
+    assert live_classifiers() == 0
 
 
-def test_one_more_than_allowed_is_refused(judges):
-    models = RewardModels(judges, Residency.resident, most=1)
+def test_more_models_than_max_loaded_are_rejected(judges):
+    models = RewardModels(judges, Residency.resident, max_loaded=1)
     models.score("a", ["p"], ["x"])
-    with pytest.raises(RuntimeError, match="b would be reward model 2 in memory beside a"):
+    with pytest.raises(RuntimeError, match="b would be reward model 2 in memory, beside a; at most 1"):
         models.score("b", ["p"], ["x"])
     models.release()
     models.score("b", ["p"], ["x"])
-    assert alive() == 1
+    assert live_classifiers() == 1
 
 
 def test_offloaded_models_are_on_the_device_only_to_score():
@@ -52,18 +52,18 @@ def test_offloaded_models_are_on_the_device_only_to_score():
     models = RewardModels({"a": score}, Residency.offload)
     models.score("a", ["p"], ["x"])
     models.score("a", ["p"], ["x"])
-    assert (score.where, score.moves) == ("host", 2)
+    assert (score.location, score.moves) == ("host", 2)
 
 
-def test_the_choice_is_made_when_the_policy_is_there(judges, monkeypatch):
-    monkeypatch.setattr(loader, "_free", lambda: (1, None))
+def test_the_residency_is_chosen_at_the_first_score(judges, monkeypatch):
+    monkeypatch.setattr(loader, "_free_memory", lambda: (1, None))
     models = RewardModels(judges)
-    monkeypatch.setattr(loader, "_free", lambda: (10**12, None))
+    monkeypatch.setattr(loader, "_free_memory", lambda: (10**12, None))
     models.score("a", ["p"], ["x"])
     assert models.residency is Residency.resident
 
 
-def test_bytes_of_a_narrower_type_are_known(tmp_path, judges):
+def test_bytes_of_half_precision_are_known_before_loading(tmp_path, judges):
     path = judges["a"].path
     half = parse({"v": {"kind": "classifier", "path": path, "dtype": "float16"}})["v"]
     assert half.estimated_nbytes() == half.load("v").nbytes == judges["a"].estimated_nbytes() // 2
@@ -85,5 +85,5 @@ def test_bytes_are_known_before_loading(judges):
         (27, 100, 104, Residency.one_at_a_time),
     ],
 )
-def test_the_policy_follows_from_free_memory(needed, device, host, expected):
+def test_the_residency_follows_from_the_free_memory(needed, device, host, expected):
     assert residency_for(needed, device, host) is expected

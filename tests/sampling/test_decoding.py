@@ -1,4 +1,4 @@
-"""Truth: the tabular world enumerated. The law of decoding is computed exactly, as an integral."""
+"""Decoding. Truth: enumeration of the tabular world; the exact distribution of the responses, as an integral."""
 
 import numpy as np
 import pytest
@@ -7,20 +7,20 @@ from scipy.integrate import quad
 from scipy.special import xlogy
 
 from mapft.config import Choose, ModelConfig, SamplingConfig
-from mapft.errors import UserError
 from mapft.rewards import parse
-from mapft.sampling.decoding import AlignedSampler, effective, too_few
+from mapft.sampling.decoding import AlignedSampler, candidates_warning, ess_and_kl
 from mapft.sampling.models import load_policy
+from mapft.utils.errors import UserError
 from tests.ppo import tabular
 
 LAM = {"sweet": 0.9, "short": 1.1}
-TASTE = np.random.default_rng(5).normal(size=(tabular.STEPS, len(tabular.WORDS)))
+PREFERENCE = np.random.default_rng(5).normal(size=(tabular.STEPS, len(tabular.WORDS)))
 
 
 def sweet(prompts, completions):
-    """A taste for each word at each place."""
+    """The preference for each word at its position, summed."""
     words = [text.split() for text in completions]
-    return [sum(TASTE[t, tabular.WORDS.index(word)] for t, word in enumerate(text)) / 1.5 for text in words]
+    return [sum(PREFERENCE[t, tabular.WORDS.index(word)] for t, word in enumerate(text)) / 1.5 for text in words]
 
 
 def short(prompts, completions):
@@ -57,7 +57,7 @@ def sampler(world, batch_size=4096, **lam) -> AlignedSampler:
     )
 
 
-def law_of_drawing(p0_Y, tilt_Y, n):
+def exact_distribution(p0_Y, tilt_Y, n):
     """q_n(y) = n p0(y) w(y) E 1 / (w(y) + S), S the sum of n-1 other weights; as 1/a = int_0^inf exp(-t a) dt,
 
     q_n(y) = n p0(y) w(y) int_0^inf exp(-t w(y)) phi(t)^(n-1) dt,   phi(t) = E_{p0} exp(-t w).
@@ -80,54 +80,57 @@ def kl(p_Y, q_Y):
 
 def frequencies(world, table, prompt):
     texts = world[2]
-    drawn = table["response"][table["prompt_id"] == prompt]
-    return np.bincount([texts.index(text.strip()) for text in drawn], minlength=len(texts)) / len(drawn)
+    responses = table["response"][table["prompt_id"] == prompt]
+    return np.bincount([texts.index(text.strip()) for text in responses], minlength=len(texts)) / len(responses)
 
 
-def test_the_law_of_drawing_has_its_known_ends(world):
+def test_the_exact_distribution_of_small_cases(world):
     """n = 1 is p0; n = 2 with two responses by hand: w/(w+v) when they differ."""
     p0_Y, tilt_Y = world[3][0], world[4]
-    np.testing.assert_allclose(law_of_drawing(p0_Y, tilt_Y, 1), p0_Y, atol=1e-8)
+    np.testing.assert_allclose(exact_distribution(p0_Y, tilt_Y, 1), p0_Y, atol=1e-8)
     hand = np.array([0.3**2 + 2 * 0.3 * 0.7 * 0.8, 0.7**2 + 2 * 0.3 * 0.7 * 0.2])
-    np.testing.assert_allclose(law_of_drawing(np.array([0.3, 0.7]), np.log([4.0, 1.0]), 2), hand, atol=1e-9)
+    np.testing.assert_allclose(exact_distribution(np.array([0.3, 0.7]), np.log([4.0, 1.0]), 2), hand, atol=1e-9)
 
 
-@pytest.mark.parametrize(("n", "drawn"), [(1, 40_000), (4, 20_000), (16, 8_000)])
-def test_drawing_follows_its_law(world, n, drawn):
+@pytest.mark.parametrize(("n", "samples"), [(1, 40_000), (4, 20_000), (16, 8_000)])
+def test_responses_follow_the_exact_distribution(world, n, samples):
     """For one prompt: Pearson's X2 over the responses expected 10 times or more, within 5 of its sd."""
     prompt = 3
-    table = sampler(world).generate([tabular.PROMPTS[prompt]], n, samples_per_prompt=drawn)
-    expected_Y = drawn * law_of_drawing(world[3][prompt], world[4], n)
-    seen_Y = drawn * frequencies(world, table, 0)
-    often = expected_Y >= 10
-    groups = np.append(expected_Y[often], expected_Y[~often].sum()), np.append(seen_Y[often], seen_Y[~often].sum())
-    statistic, freedom = ((groups[1] - groups[0]) ** 2 / groups[0]).sum(), often.sum()
+    table = sampler(world).generate([tabular.PROMPTS[prompt]], n, samples_per_prompt=samples)
+    expected_Y = samples * exact_distribution(world[3][prompt], world[4], n)
+    observed_Y = samples * frequencies(world, table, 0)
+    frequent = expected_Y >= 10
+    groups = (
+        np.append(expected_Y[frequent], expected_Y[~frequent].sum()),
+        np.append(observed_Y[frequent], observed_Y[~frequent].sum()),
+    )
+    statistic, freedom = ((groups[1] - groups[0]) ** 2 / groups[0]).sum(), frequent.sum()
     assert freedom > 20
     assert abs(statistic - freedom) < 5 * np.sqrt(2 * freedom)
 
 
 def test_more_candidates_come_closer_to_p_lam(world):
-    """Method section 6 has .079, .014, .004 nats from p_lam for n = 4, 16, 64 where KL(p_lam||p0) = .443.
+    """mapft/palette/README.md: KL(p_lam||q_n) = .079, .014, .004 nats for n = 4, 16, 64 where KL(p_lam||p0) = .443.
 
-    With the tilt scaled to that KL this world's exact law comes out at .066, .0055 and .0004, falling like 1/n^2.
+    With lam scaled to that KL, the exact distribution of this world has .066, .0055 and .0004, falling like 1/n^2.
     """
     p0_Y, tilt_Y = world[3][0], world[4]
     scale = next(s for s in np.linspace(0.3, 3, 400) if kl(p_lam(p0_Y, s * tilt_Y), p0_Y) >= 0.443)
     target_Y = p_lam(p0_Y, scale * tilt_Y)
-    laws = {n: law_of_drawing(p0_Y, scale * tilt_Y, n) for n in (4, 16, 64)}
-    distance = {n: kl(target_Y, q_Y) for n, q_Y in laws.items()}
+    distributions = {n: exact_distribution(p0_Y, scale * tilt_Y, n) for n in (4, 16, 64)}
+    distance = {n: kl(target_Y, q_Y) for n, q_Y in distributions.items()}
     for n, published in ((4, 0.079), (16, 0.014), (64, 0.004)):
-        assert laws[n].sum() == pytest.approx(1, abs=1e-6)
-        assert (laws[n] <= n * p0_Y + 1e-9).all()
+        assert distributions[n].sum() == pytest.approx(1, abs=1e-6)
+        assert (distributions[n] <= n * p0_Y + 1e-9).all()
         assert distance[n] <= published
     assert distance[4] > 0.05
     assert 10 < distance[16] / distance[64] < 20
 
 
-def test_kl_of_drawing_is_bounded_by_what_is_reported(world):
+def test_the_reported_kl_is_a_tight_upper_bound(world):
     """KL(q_n||p0) <= E[log n - H(p)], and the bound is tight: within .05 nats for n = 16."""
     table = sampler(world).generate([tabular.PROMPTS[0]], 16, samples_per_prompt=4000)
-    truth = kl(law_of_drawing(world[3][0], world[4], 16), world[3][0])
+    truth = kl(exact_distribution(world[3][0], world[4], 16), world[3][0])
     noise = table["kl"].std() / np.sqrt(len(table))
     assert truth < table["kl"].mean() + 3 * noise
     assert table["kl"].mean() - truth < 0.05
@@ -135,14 +138,14 @@ def test_kl_of_drawing_is_bounded_by_what_is_reported(world):
 
 def test_rejection_is_exact(world):
     """Levels of p_lam within 4 standard errors, and exp(B) / Z(x) candidates until the first is accepted."""
-    prompt, drawn = 5, 1500
-    table = sampler(world).generate([tabular.PROMPTS[prompt]], 32, "rejection", samples_per_prompt=drawn)
+    prompt, samples = 5, 1500
+    table = sampler(world).generate([tabular.PROMPTS[prompt]], 32, "rejection", samples_per_prompt=samples)
     assert table["response"].notna().all()
     p_Y, texts = p_lam(world[3][prompt], world[4]), world[2]
     for name, score in (("sweet", sweet), ("short", short)):
         r_Y = np.array(score(None, texts))
         mean = p_Y @ r_Y
-        error = np.sqrt(p_Y @ r_Y**2 - mean**2) / np.sqrt(drawn)
+        error = np.sqrt(p_Y @ r_Y**2 - mean**2) / np.sqrt(samples)
         assert abs(table[name].mean() - mean) < 4 * error
     truth = p_Y @ world[4] - np.log(world[3][prompt] @ np.exp(world[4]))
     assert table["kl"].mean() == pytest.approx(truth, abs=0.1)
@@ -153,9 +156,9 @@ def test_rejection_is_exact(world):
     assert table["candidates"].mean() / 32 == pytest.approx(rounds, rel=0.1)
 
 
-def test_rejection_says_what_it_could_not_accept(world):
-    """With exp(-40) to accept, nothing is; the row is kept, without a response."""
-    table = sampler(world, sweet=10.0).generate(tabular.PROMPTS[:2], 4, "rejection", most=8)
+def test_rejection_reports_prompts_without_an_accepted_response(world):
+    """At an acceptance rate near exp(-40), the row has no response."""
+    table = sampler(world, sweet=10.0).generate(tabular.PROMPTS[:2], 4, "rejection", max_candidates=8)
     assert table["response"].isna().all()
     assert table["candidates"].tolist() == [8, 8]
     assert table["prompt"].tolist() == tabular.PROMPTS[:2]
@@ -166,33 +169,33 @@ def test_rejection_says_what_it_could_not_accept(world):
     assert free.generate(tabular.PROMPTS[:1], 2, "rejection")["response"].notna().all()
 
 
-def test_a_score_above_its_declared_greatest_is_no_ground_for_rejection(world):
+def test_rejection_needs_a_true_bound(world):
     wrong = parse({"sweet": {"kind": "function", "target": f"{__name__}:sweet", "high": 0.1}})
     sampling = SamplingConfig(max_new_tokens=tabular.STEPS)
-    with pytest.raises(UserError, match=r"sweet scored .* above the 0.1 that it declares"):
+    with pytest.raises(UserError, match=r"has the score sweet=.*, above its declared bound 0.1"):
         AlignedSampler(*world[:2], wrong, {"sweet": 1.0}, sampling).generate(tabular.PROMPTS, 16, "rejection")
 
 
 def test_best_is_the_argmax_of_the_same_candidates(world):
-    drawn, best = (
-        sampler(world).generate(tabular.PROMPTS, 8, choose, samples_per_prompt=50) for choose in ("draw", "best")
+    sampled, best = (
+        sampler(world).generate(tabular.PROMPTS, 8, choose, samples_per_prompt=50) for choose in ("sample", "best")
     )
     tilt = lambda table: sum(lam * table[name] for name, lam in LAM.items())  # noqa: E731
-    assert (tilt(best) >= tilt(drawn)).all()
-    assert (tilt(best) > tilt(drawn)).any()
+    assert (tilt(best) >= tilt(sampled)).all()
+    assert (tilt(best) > tilt(sampled)).any()
     np.testing.assert_allclose(best["kl"], np.log(8) - 7 / 8)
 
 
-def test_a_stream_goes_on_where_it_was(world):
-    whole = sampler(world, batch_size=24).generate(tabular.PROMPTS, 8)
+def test_a_stream_can_start_at_any_chunk(world):
+    complete = sampler(world, batch_size=24).generate(tabular.PROMPTS, 8)
     rest = list(sampler(world, batch_size=24).stream(tabular.PROMPTS, 8, first=3))
     assert [len(part) for part in rest] == [3, 2]
     assert rest[0]["prompt_id"].tolist() == [3, 4, 5]
-    np.testing.assert_array_equal(rest[0].to_numpy(), whole[3:6].to_numpy())
+    np.testing.assert_array_equal(rest[0].to_numpy(), complete[3:6].to_numpy())
 
 
-def test_the_models_own_defaults_come_back(world):
-    """Of a model in training, under an adapter, and of a tokenizer that cannot pad."""
+def test_the_generation_defaults_are_restored(world):
+    """For a model in training mode with an adapter, and a tokenizer without a padding token."""
     policy, tokenizer = world[:2]
     before, padding = policy.generation_config, tokenizer.pad_token
     tuned = get_peft_model(policy, LoraConfig(target_modules="all-linear")).train()
@@ -208,23 +211,27 @@ def test_the_models_own_defaults_come_back(world):
 
 
 def test_multipliers_are_checked(world):
-    for lam, said in (({"sour": 1.0}, "sour"), ({"sweet": -1.0}, "out of range"), ({"sweet": np.nan}, "out of range")):
-        with pytest.raises(UserError, match=said):
+    for lam, message in (
+        ({"sour": 1.0}, "unknown value sour"),
+        ({"sweet": -1.0}, "sweet=-1.0 is invalid"),
+        ({"sweet": np.nan}, "sweet=nan is invalid"),
+    ):
+        with pytest.raises(UserError, match=message):
             AlignedSampler(*world[:2], SCORES, lam)
     with pytest.raises(UserError, match="at least 1"):
         sampler(world).generate(tabular.PROMPTS, 0)
-    with pytest.raises(UserError, match="no prompts"):
+    with pytest.raises(UserError, match="list of prompts is empty"):
         sampler(world).generate([])
     with pytest.raises(ValueError, match="sometimes"):
         sampler(world).generate(tabular.PROMPTS, 2, "sometimes")
 
 
-def test_limits_in_numbers():
-    """n equal candidates: all effective, 0 nats; one that outweighs all: 1 and log n."""
-    ess, nats = effective(np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 800.0, 0.0, 0.0]]))
+def test_ess_kl_and_candidates_by_hand():
+    """n equal candidates: n and 0 nats; one candidate with all the weight: 1 and log n."""
+    ess, nats = ess_and_kl(np.array([[0.0, 0.0, 0.0, 0.0], [0.0, 800.0, 0.0, 0.0]]))
     np.testing.assert_allclose(ess, [4, 1])
     np.testing.assert_allclose(nats, [0, np.log(4)], atol=1e-12)
-    assert too_few(np.log(16) - 1, 16) == ""
-    assert "not quite be reached; draw 17 candidates or more" in too_few(np.log(16.5) - 1, 16)
-    assert "will be missed" in too_few(np.log(17), 16)
+    assert candidates_warning(np.log(16) - 1, 16) == ""
+    assert "will be narrowly missed; use 17 candidates or more" in candidates_warning(np.log(16.5) - 1, 16)
+    assert "will be missed" in candidates_warning(np.log(17), 16)
     assert Choose("best") is Choose.best

@@ -1,29 +1,91 @@
-"""Truth: what an uninterrupted run writes."""
+"""logs.jsonl and the progress of training. Truth: the log of an uninterrupted run; the printed text by hand."""
 
+import io
+import sys
 from types import SimpleNamespace
 
-from mapft.tracking.lines import JsonLines
+import pytest
+
+from mapft.tracking.lines import JsonLines, LevelBar
+from mapft.utils import terminal
+
+LOGS = {"objective/kl": 0.213, "map/scores/kind_words": 1.2, "map/scores/perplexity": -2.0, "map/scores/constant": 0.0}
+
+
+def state(step: int, main: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step, is_world_process_zero=main, max_steps=40)
 
 
 def log(lines: JsonLines, first: int, last: int) -> None:
-    main = {"is_world_process_zero": True}
-    lines.on_train_begin(None, SimpleNamespace(global_step=first, **main), None)
+    lines.on_train_begin(None, state(first), None)
     for step in range(first + 1, last + 1):
-        lines.on_log(None, SimpleNamespace(global_step=step, **main), None, {"objective/kl": 0.5 * step})
+        lines.on_log(None, state(step), None, {"objective/kl": 0.5 * step})
 
 
 def test_a_resumed_run_logs_every_step_once(tmp_path):
     """Killed at step 7 in the middle of a line, resumed from the checkpoint of step 4."""
-    log(JsonLines(tmp_path / "whole.jsonl", {"a": 1.0}), 0, 10)
-    cut = tmp_path / "cut.jsonl"
-    log(JsonLines(cut, {"a": 1.0}), 0, 7)
-    with cut.open("a") as file:
+    log(JsonLines(tmp_path / "uninterrupted.jsonl", {"a": 1.0}), 0, 10)
+    resumed = tmp_path / "resumed.jsonl"
+    log(JsonLines(resumed, {"a": 1.0}), 0, 7)
+    with resumed.open("a") as file:
         file.write('{"step": 8, "obj')
-    log(JsonLines(cut, {"a": 1.0}), 4, 10)
-    assert cut.read_text() == (tmp_path / "whole.jsonl").read_text()
+    log(JsonLines(resumed, {"a": 1.0}), 4, 10)
+    assert resumed.read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
 
 
-def test_other_processes_write_nothing(tmp_path):
-    lines = JsonLines(tmp_path / "logs.jsonl", {})
-    lines.on_log(None, SimpleNamespace(global_step=1, is_world_process_zero=False), None, {"loss": 1.0})
+def test_other_processes_write_nothing(tmp_path, capfd):
+    lines, bar = JsonLines(tmp_path / "logs.jsonl", {}), level_bar()
+    for callback in (lines, bar):
+        callback.on_train_begin(None, state(0, main=False), None)
+        callback.on_log(None, state(1, main=False), None, {"loss": 1.0})
+        callback.on_step_end(None, state(40, main=False), None)
+        callback.on_train_end(None, state(40, main=False), None)
     assert not (tmp_path / "logs.jsonl").exists()
+    assert capfd.readouterr() == ("", "")
+
+
+def level_bar() -> LevelBar:
+    targets = {"kind_words": 1.5, "perplexity": -2.5, "constant": 0.0}
+    return LevelBar(targets, {"kind_words": 1.0, "perplexity": 2.0, "constant": 0.0})
+
+
+def train(bar: LevelBar) -> None:
+    bar.on_train_begin(None, state(20), None)
+    for step in range(21, 41):
+        bar.on_log(None, state(step), None, LOGS)
+        bar.on_log(None, state(step), None, {"loss": 1.0})
+        bar.on_step_end(None, state(step), None)
+    bar.on_train_end(None, state(40), None)
+
+
+@pytest.mark.parametrize("width", ["40", "80"])
+def test_a_log_file_gets_one_line_with_all_names_at_a_time(monkeypatch, capfd, width):
+    """Resumed at step 20, one step per second: the gaps are (1.2 - 1.5) / 1 and (-2 + 2.5) / 2."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setenv("COLUMNS", width)
+    train(level_bar())
+    assert capfd.readouterr().err.splitlines() == [
+        "training: 35 of 40, 0:00:05 left; kind_words -0.30, perplexity +0.25 sd; KL 0.21",
+        "training: 40 of 40; kind_words -0.30, perplexity +0.25 sd; KL 0.21",
+    ]
+
+
+def test_a_terminal_of_80_columns_gets_a_bar_with_all_names(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    bar = level_bar()
+    bar.on_train_begin(None, state(20), None)
+    bar.training_bar.dynamic_ncols, bar.training_bar.ncols = None, 80
+    bar.on_log(None, state(21), None, LOGS)
+    bar.on_step_end(None, state(21), None)
+    bar.training_bar.refresh()
+    shown = screen.getvalue().split("\r")[-1]
+    bar.on_train_end(None, state(21), None)
+    assert shown.startswith("21/40 ")
+    assert shown.rstrip().endswith("left, kind_words -0.30, perplexity +0.25 sd; KL 0.21")
+    assert len(shown) <= 80

@@ -1,4 +1,4 @@
-"""Weights & Biases and TensorBoard. Truth: the files that they wrote offline, read back, and logs.jsonl beside them."""
+"""Runs with Weights & Biases and TensorBoard. Truth: the files they wrote offline, read back, and logs.jsonl."""
 
 import json
 import re
@@ -9,8 +9,9 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mapft.cli import main
-from mapft.glossary import METRICS
-from mapft.tracking import trackers
+from mapft.tracking.callback import Tracking
+from mapft.tracking.glossary import METRICS
+from mapft.tracking.trackers.wandb import WandbTracker
 from tests import worlds
 from tests.tracking.wandb_file import read
 from tests.worlds import SMALL, own
@@ -33,14 +34,14 @@ def lines_of(folder):
 
 def wandb_runs(folder):
     """By job type, every offline file, oldest first."""
-    found: dict = {}
+    records: dict = {}
     for path in sorted(folder.rglob("*.wandb")):
         record = read(path)
-        found.setdefault(record["run"].job_type, []).append(record)
-    return found
+        records.setdefault(record["run"].job_type, []).append(record)
+    return records
 
 
-def test_offline_files_hold_every_metric_and_artifact(world, tmp_path):
+def test_offline_files_hold_every_metric_of_the_glossary_and_every_artifact(world, tmp_path):
     more = ["tracking=[wandb,tensorboard]", "tracking.completions_every=2", "refine.every=2"]
     assert main(["run", *own(world, tmp_path, *SMALL, *more)]) == 0
     [folder] = tmp_path.glob("run-*")
@@ -49,10 +50,12 @@ def test_offline_files_hold_every_metric_and_artifact(world, tmp_path):
     seen = {key for row in train["history"] for key in row} | set(train["summary"])
     patterns = {name: re.compile(re.sub(r"\\{\w+\\}", r"[^/]+", re.escape(name)) + "$") for name in METRICS}
     assert [name for name, pattern in patterns.items() if not any(map(pattern.match, seen))] == []
-    told = {row["_step"]: row for row in train["history"] if "map/scores/vowels" in row}
+    emitted = {key for line in lines for key in line}
+    assert [key for key in emitted if not any(pattern.match(key) for pattern in patterns.values())] == []
+    by_step = {row["_step"]: row for row in train["history"] if "map/scores/vowels" in row}
     for line in lines:
         if "map/scores/vowels" in line:
-            same = told[line["step"]]
+            same = by_step[line["step"]]
             for name in ("map/scores/vowels", "map/lam/vowels", "map/target/vowels", "objective/kl", "objective/ess"):
                 assert same[name] == pytest.approx(line[name])
             assert same["episodes"] == line["episodes"] <= 128
@@ -66,8 +69,8 @@ def test_offline_files_hold_every_metric_and_artifact(world, tmp_path):
     assert evaluate["run"].run_group == folder.name
     assert {"report", "score-matrix", "dual-solution"} <= set(evaluate["artifacts"].values())
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
-    drawn = {point.step: point.value for point in events.Scalars("map/scores/vowels")}
-    assert drawn == {r["episodes"]: pytest.approx(r["map/scores/vowels"]) for r in lines if "map/scores/vowels" in r}
+    scalars = {point.step: point.value for point in events.Scalars("map/scores/vowels")}
+    assert scalars == {r["episodes"]: pytest.approx(r["map/scores/vowels"]) for r in lines if "map/scores/vowels" in r}
 
 
 def test_the_table_holds_the_completions_with_their_scores(world, tmp_path):
@@ -78,21 +81,21 @@ def test_the_table_holds_the_completions_with_their_scores(world, tmp_path):
     table = json.loads(tables[0].read_text())
     assert table["columns"] == ["prompt", "completion", "reward/palette", "judge", "vowels"]
     for row in table["data"]:
-        given = dict(zip(table["columns"], row, strict=True))
-        assert given["vowels"] == pytest.approx(worlds.vowels([given["prompt"]], [given["completion"]])[0])
+        cells = dict(zip(table["columns"], row, strict=True))
+        assert cells["vowels"] == pytest.approx(worlds.vowels([cells["prompt"]], [cells["completion"]])[0])
 
 
-def test_a_resumed_training_goes_on_in_its_wandb_run(world, tmp_path, monkeypatch, capfd):
+def test_a_resumed_training_continues_its_wandb_run(world, tmp_path, monkeypatch, capfd):
     overrides = [*own(world, tmp_path, *SMALL, "tracking=wandb", "trainer.save_steps=8")]
-    saved = trackers.Tracking.on_step_end
+    saved = Tracking.on_step_end
 
-    def stops(self, args, state, control, **more):
+    def stop(self, args, state, control, **more):
         saved(self, args, state, control, **more)
         if state.global_step == 14 and not (tmp_path / "stopped").exists():
             (tmp_path / "stopped").touch()
             raise RuntimeError("the machine went away")
 
-    monkeypatch.setattr(trackers.Tracking, "on_step_end", stops)
+    monkeypatch.setattr(Tracking, "on_step_end", stop)
     assert main(["train", *overrides]) == 1
     assert "the machine went away" in capfd.readouterr().err
     assert main(["train", *overrides]) == 0
@@ -119,21 +122,21 @@ def test_a_tracker_that_fails_never_stops_a_training(world, tmp_path, monkeypatc
         wandb.finish()
 
 
-def test_messages_stand_in_the_table_as_texts(tmp_path):
+def test_messages_are_texts_in_the_table(tmp_path):
     """A reasoning model's messages have keys of their own, which a table's columns cannot have."""
-    answers = [
+    completions = [
         [{"role": "assistant", "content": "yes", "reasoning_content": "hm"}],
         [{"role": "assistant", "content": "no"}],
     ]
     rows = []
     run = SimpleNamespace(log=lambda logged, step: rows.extend(logged["completions"].data))
-    trackers.WandbTracker.table(
-        SimpleNamespace(run=run), 1, {"prompt": ["a", "b"], "completion": answers, "vowels": [1.0, 2.0]}
+    WandbTracker.table(
+        SimpleNamespace(run=run), 1, {"prompt": ["a", "b"], "completion": completions, "vowels": [1.0, 2.0]}
     )
     assert rows == [["a", "yes", 1.0], ["b", "no", 2.0]]
 
 
-def test_an_outage_at_the_end_is_a_warning_and_made_good_later(world, tmp_path, monkeypatch, caplog):
+def test_an_evaluation_that_was_not_tracked_is_tracked_by_the_next_command(world, tmp_path, monkeypatch, caplog):
     arguments = ["run", *own(world, tmp_path, *SMALL, "tracking=wandb")]
     working = wandb.init
 
@@ -153,8 +156,8 @@ def test_an_outage_at_the_end_is_a_warning_and_made_good_later(world, tmp_path, 
     assert len(wandb_runs(tmp_path)["evaluate"]) == 1
 
 
-def test_stages_of_a_sequential_run_stand_in_one_group(world, tmp_path):
-    more = ["mode=sequential", "mode.stage_episodes=32", "mode.rounds=1", "tracking=wandb", "tracking.group=mine"]
+def test_visits_of_a_sequential_run_are_in_one_group(world, tmp_path):
+    more = ["mode=sequential", "mode.visit_episodes=32", "mode.rounds=1", "tracking=wandb", "tracking.group=mine"]
     palette = "+palette.sd={vowels: 0.3, judge: 0.3}"
     assert main(["train", *own(world, tmp_path, *SMALL, *more, palette=palette)]) == 0
     runs = wandb_runs(tmp_path)
@@ -162,7 +165,7 @@ def test_stages_of_a_sequential_run_stand_in_one_group(world, tmp_path):
     assert {record["run"].run_group for records in runs.values() for record in records} == {"mine"}
 
 
-def test_the_dashboard_is_kept_as_json_where_wandb_is_offline(world, tmp_path, capfd):
+def test_the_dashboard_is_saved_as_json_where_wandb_is_offline(world, tmp_path, capfd):
     assert main(["dashboard", *own(world, tmp_path, "tracking.entity=us")]) == 0
     assert "not pushed: WANDB_MODE=offline" in capfd.readouterr().out
     text = (tmp_path / "dashboard.json").read_text()
@@ -171,6 +174,6 @@ def test_the_dashboard_is_kept_as_json_where_wandb_is_offline(world, tmp_path, c
     sections = {s["name"]: s["panels"] for s in page["spec"]["section"]["panelBankConfig"]["sections"]}
     assert sections["Levels"][0]["config"]["metrics"] == ["map/scores/vowels", "map/target/vowels"]
     assert sections["Levels"][0]["config"]["xAxis"] == "episodes"
-    drawn = set(re.findall(r'"((?:map|objective|policy|val|critic|loss|timing|memory|completions)/[\w/]+)"', text))
+    plotted = set(re.findall(r'"((?:map|objective|policy|val|critic|loss|timing|memory|completions)/[\w/]+)"', text))
     known = {re.sub(r"\{\w+\}", "vowels", name) for name in METRICS} | {"map/lam/judge", "map/scores/judge"}
-    assert drawn - known == {"map/target/judge"}  # a value that is free has no target to log
+    assert plotted - known == {"map/target/judge"}  # a value that is free has no target to log

@@ -1,4 +1,4 @@
-"""What W&B wrote offline: its records, from the log format of LevelDB that it keeps them in."""
+"""Reads the offline files of W&B: records in the log format of LevelDB."""
 
 import json
 import struct
@@ -8,11 +8,11 @@ from typing import Any
 
 from wandb.proto.wandb_internal_pb2 import Record
 
-BLOCK, HEADER = 32768, 7  # bytes: of a block, and of crc32, length and kind before every piece
+BLOCK, HEADER = 32768, 7  # bytes: of a block, and of crc32, length and kind before every part
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
-    """Whole records; one may go on over blocks (kind 1: whole, 2: first, 3: middle, 4: last)."""
+    """The records; one may span blocks (kind 1: complete, 2: first part, 3: middle part, 4: last part)."""
     at, record = 7, b""  # the file begins with ":W&B", a magic number and a version
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:
@@ -28,24 +28,24 @@ def pieces(data: bytes) -> Iterator[bytes]:
 
 def read(path: Path) -> dict[str, Any]:
     """run, config, history (a list of rows), summary, artifacts (type by name), metrics (definitions)."""
-    found: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "artifacts": {}, "metrics": []}
+    content: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "artifacts": {}, "metrics": []}
     for piece in pieces(path.read_bytes()):
         record = Record.FromString(piece)
         kind = record.WhichOneof("record_type")
         if kind == "run":
-            found["run"] = record.run
-            found["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            content["run"] = record.run
+            content["config"] |= {item.key: json.loads(item.value_json) for item in record.run.config.update}
         elif kind == "history":
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-            found["history"].append(row)
+            content["history"].append(row)
         elif kind == "summary":
-            found["summary"] |= {
+            content["summary"] |= {
                 item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.summary.update
             }
         elif kind == "artifact":
-            found["artifacts"][record.artifact.name] = record.artifact.type
+            content["artifacts"][record.artifact.name] = record.artifact.type
         elif kind == "metric":
-            found["metrics"].append(record.metric)
+            content["metrics"].append(record.metric)
         elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
-            found["artifacts"][record.request.log_artifact.artifact.name] = record.request.log_artifact.artifact.type
-    return found
+            content["artifacts"][record.request.log_artifact.artifact.name] = record.request.log_artifact.artifact.type
+    return content

@@ -1,4 +1,4 @@
-"""The page as its own process, as users run it, and a real browser in front of it."""
+"""Serves the page in a process of its own, as users do, and opens it in a browser."""
 
 import shutil
 import socket
@@ -23,9 +23,9 @@ def serving(*scores: Path, cwd: Path | None = None) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    words = [sys.executable, "-m", "mapft.cli", "ui", *map(str, scores), "--port", str(port)]
-    server = subprocess.Popen(words, cwd=cwd)
-    while not answers(url):
+    command = [sys.executable, "-m", "mapft", "ui", *map(str, scores), "--port", str(port)]
+    server = subprocess.Popen(command, cwd=cwd)
+    while not responds(url):
         assert server.poll() is None, "the page's server ended"
         time.sleep(0.1)
     try:
@@ -35,7 +35,7 @@ def serving(*scores: Path, cwd: Path | None = None) -> Iterator[str]:
         server.wait()
 
 
-def answers(url: str) -> bool:
+def responds(url: str) -> bool:
     try:
         return httpx.get(url).status_code == 200
     except httpx.HTTPError:
@@ -44,25 +44,25 @@ def answers(url: str) -> bool:
 
 @contextmanager
 def browsing(url: str) -> Iterator[tuple[Any, list[str]]]:
-    """(page, what the browser complained about)."""
+    """(page, errors): errors of scripts and of the console, and requests to other hosts."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1200})
-        complaints: list[str] = []
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: complaints.append(request.url) if outside(request.url) else None)
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: errors.append(request.url) if to_another_host(request.url) else None)
         page.goto(url)
         page.wait_for_selector("#verdict .verdict")
         try:
-            yield page, complaints
+            yield page, errors
         finally:
             browser.close()
 
 
-def outside(url: str) -> bool:
+def to_another_host(url: str) -> bool:
     return urlparse(url).scheme.startswith("http") and urlparse(url).hostname != "127.0.0.1"
 
 

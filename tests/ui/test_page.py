@@ -1,4 +1,4 @@
-"""The page in a real browser, from a run folder made on disk. Truth: `Board`, and what is on disk."""
+"""The page in a real browser, on a run folder written by the test. Truth: mapft.palette, and the files on disk."""
 
 import asyncio
 import json
@@ -12,14 +12,16 @@ import pytest
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from mapft.errors import UserError
-from mapft.palette import Palette, RewardMatrix, adjust, solve_dual
-from mapft.ui import drawing
-from mapft.ui.board import WAYS
-from mapft.ui.gate import MOST_BYTES, Gate
+from mapft.cli import main
+from mapft.palette import Palette, ScoreMatrix, adjust, solve_dual
+from mapft.palette.explain import infeasibility_sentence
+from mapft.ui import html
+from mapft.ui.board import NEAREST
+from mapft.ui.gate import MAX_BYTES, Gate
 from mapft.ui.service import open_scores, page_of
+from mapft.utils.errors import UserError
 from tests.ui.browser import CHROMIUM, browsing, serving, set_level, wait_for_verdict
-from tests.ui.test_board import matrix
+from tests.ui.scores import matrix
 
 HOSTILE = "<img src=x onerror=window.hacked=1>${window.hacked=1}{{window.hacked=1}}<script>window.hacked=1</script>"
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
@@ -46,23 +48,23 @@ def served(run):
 
 @pytest.fixture
 def browsed(served):
-    with browsing(served) as seen:
-        yield seen
+    with browsing(served) as page_and_errors:
+        yield page_and_errors
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{run}/config.json", "{run}/../run-mine-0/samples.parquet"])
 def test_no_request_reads_a_file(served, run, path):
     for route in ("/gradio_api/file=", "/file=", "/gradio_api/file/", "/static/../../../../../.."):
-        answer = httpx.get(served + route + path.format(run=run))
-        assert answer.status_code in (400, 403, 404, 405)
-        assert b"root:" not in answer.content
+        response = httpx.get(served + route + path.format(run=run))
+        assert response.status_code in (400, 403, 404, 405)
+        assert b"root:" not in response.content
 
 
 @pytest.mark.parametrize(
     ("method", "path", "request_", "status"),
     [
         ("POST", "/gradio_api/upload", {"files": {"files": b"x" * 100}}, 404),
-        ("POST", "/gradio_api/queue/join", {"content": b"x" * (MOST_BYTES + 1)}, 413),
+        ("POST", "/gradio_api/queue/join", {"content": b"x" * (MAX_BYTES + 1)}, 413),
         ("POST", "/gradio_api/queue/join", {"content": iter([b"x"])}, 411),
         ("GET", "/gradio_api/proxy=http://127.0.0.1", {}, 404),
         ("GET", "/gradio_api/info", {}, 404),
@@ -75,9 +77,9 @@ def test_no_request_reads_a_file(served, run, path):
         ("HEAD", "/", {}, 200),
     ],
 )
-def test_the_page_answers_only_what_it_asks(served, method, path, request_, status):
-    answer = httpx.request(method, served + path, **request_)
-    assert answer.status_code == status, answer.text
+def test_only_requests_of_the_page_are_served(served, method, path, request_, status):
+    response = httpx.request(method, served + path, **request_)
+    assert response.status_code == status, response.text
 
 
 def test_requests_to_the_page_are_limited_in_rate(monkeypatch):
@@ -85,96 +87,97 @@ def test_requests_to_the_page_are_limited_in_rate(monkeypatch):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    now = SimpleNamespace(monotonic=lambda: 0.0)  # no time passes, so nothing is filled up
-    monkeypatch.setattr("mapft.serving.time", now)
+    now = SimpleNamespace(monotonic=lambda: 0.0)  # no time passes, so no requests are added to the budget
+    monkeypatch.setattr("mapft.utils.net.time", now)
     monkeypatch.setattr("mapft.ui.gate.RATE", 5.0)
 
-    async def ask(times: int, path: str = "/", host: str = "a.example") -> list[int]:
+    async def statuses(times: int, path: str = "/", host: str = "a.example") -> list[int]:
         transport = httpx.ASGITransport(Gate(app, loopback=False))
         async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as client:
             method = "POST" if path == "/login" else "GET"
             return [(await client.request(method, path)).status_code for _ in range(times)]
 
-    assert asyncio.run(ask(7)) == [200] * 5 + [429] * 2
-    assert asyncio.run(ask(5, "/login")) == [200] * 3 + [429] * 2
+    assert asyncio.run(statuses(7)) == [200] * 5 + [429] * 2
+    assert asyncio.run(statuses(5, "/login")) == [200] * 3 + [429] * 2
 
 
-def test_a_port_that_is_taken_is_told(run):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
+def test_a_port_in_use_is_one_sentence(run):
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
         with pytest.raises(UserError, match=f"cannot be served on 127.0.0.1:{port} .*choose another --port"):
-            page_of([str(run), "--port", str(port)])
+            page_of(run, "127.0.0.1", port)
 
 
-def out_of_reach(page, scores: RewardMatrix) -> Palette:
-    """The palette that the sliders have been moved to, with the proof on the page."""
-    at = {"value_0": 1.0, "value_1": 1.0, "value_2": 0.5}
-    for number, level in enumerate(at.values()):
+def set_infeasible(page, scores: ScoreMatrix) -> Palette:
+    """Move the sliders to an infeasible palette, whose certificate the page must show; returns the palette."""
+    quantiles = {"value_0": 1.0, "value_1": 1.0, "value_2": 0.5}
+    for number, level in enumerate(quantiles.values()):
         set_level(page, number, level)
-    palette = Palette.from_quantiles(scores, at)
-    wait_for_verdict(page, f"Margin {solve_dual(scores, palette).margin:+.3f} sd")
+    palette = Palette.of(scores, quantiles=quantiles)
+    solution = solve_dual(scores, palette)
+    wait_for_verdict(page, f"Margin {solution.margin:+.3f} sd")
     assert page.query_selector("#verdict .no")
-    assert "the best the samples give is" in page.inner_text("#verdict .verdict")
+    assert infeasibility_sentence(scores, solution) in page.inner_text("#verdict .verdict")
     return palette
 
 
-def test_moves_infeasible_nearest_save_reload(browsed, run):
-    page, complaints = browsed
-    scores = RewardMatrix.from_parquet(run / "scores.parquet")
-    for number, at in enumerate((0.6, 0.55, 0.5)):
-        set_level(page, number, at)
-    wanted = solve_dual(scores, Palette.from_quantiles(scores, {"value_0": 0.6, "value_1": 0.55, "value_2": 0.5}))
-    wait_for_verdict(page, f"{wanted.kl:.3f} nats")
-    assert f"{wanted.lam['value_0']:.3f}" in page.inner_text("#levels")
+def test_sliders_nearest_palettes_saving_and_loading(browsed, run):
+    page, errors = browsed
+    scores = ScoreMatrix.from_parquet(run / "scores.parquet")
+    for number, quantile in enumerate((0.6, 0.55, 0.5)):
+        set_level(page, number, quantile)
+    solution = solve_dual(scores, Palette.of(scores, quantiles={"value_0": 0.6, "value_1": 0.55, "value_2": 0.5}))
+    wait_for_verdict(page, f"{solution.kl:.3f} nats")
+    assert f"{solution.lam['value_0']:.3f}" in page.inner_text("#levels")
     command = page.input_value("#command textarea")
     assert command.startswith("mapft run experiment=own seed=3 palette=custom palette.name=mine")
     overrides = OverridesParser.create().parse_overrides(shlex.split(command)[2:])
-    given = {override.key_or_group: override.value() for override in overrides}
-    assert [given.pop(f"palette.quantiles.value_{number}") for number in range(3)] == [0.6, 0.55, 0.5]
-    assert given == {"experiment": "own", "seed": 3, "palette": "custom", "palette.name": "mine"}
+    settings = {override.key_or_group: override.value() for override in overrides}
+    assert [settings.pop(f"palette.quantiles.value_{number}") for number in range(3)] == [0.6, 0.55, 0.5]
+    assert settings == {"experiment": "own", "seed": 3, "palette": "custom", "palette.name": "mine"}
 
-    for how in WAYS:
+    for method in NEAREST:
         page.check("#unit input[value=quantile]")
         page.wait_for_selector("#level-0 input[type=number][max='1']")
-        asked = out_of_reach(page, scores)
-        page.click(f"#{how}")
-        nearest = adjust(scores, asked, how=how)
+        requested = set_infeasible(page, scores)
+        page.click(f"#{method}")
+        nearest = adjust(scores, requested, method)
         wait_for_verdict(page, f"{nearest.solution.kl:.3f} nats")
         for number, level in enumerate(nearest.new.targets.values()):
             assert float(page.input_value(f"#level-{number} input[type=number]")) == pytest.approx(level, rel=1e-6)
 
     page.fill("#name input, #name textarea", "gentle")
     page.click("#save")
-    page.wait_for_function("document.querySelector('#said textarea, #said input').value.includes('gentle.yaml')")
-    kept = yaml.safe_load((run.parent / "palettes" / "gentle.yaml").read_text())
-    assert kept["name"] == "gentle"
-    assert solve_dual(scores, Palette(kept["absolute"])).status == "optimal"
+    page.wait_for_function("document.querySelector('#message textarea, #message input').value.includes('gentle.yaml')")
+    saved = yaml.safe_load((run.parent / "palettes" / "gentle.yaml").read_text())
+    assert saved["name"] == "gentle"
+    assert solve_dual(scores, Palette(saved["absolute"])).status == "optimal"
     verdict = page.inner_text("#verdict .verdict").split("nats")[
         0
-    ]  # the samples are at the floor, where a rounding shows
-    assert complaints == []
+    ]  # without the effective samples, which are at the limit of adjust, where rounding shows
+    assert errors == []
     page.reload()
     page.wait_for_selector("#verdict .yes")
-    complaints.clear()  # gradio's, of requests that the reload broke off
+    errors.clear()  # Gradio's, of requests that the reload interrupted
     assert verdict not in page.inner_text("#verdict .verdict")
     page.click("#saved input")
     page.click("[role=option]:has-text('gentle')")
     page.click("#load")
     wait_for_verdict(page, verdict)
     page.click("#save")
-    page.wait_for_selector("text=is there already")
-    assert complaints == []
+    page.wait_for_selector("text=exists already")
+    assert errors == []
 
 
-def test_texts_of_a_file_never_run(browsed):
-    page, complaints = browsed
+def test_texts_of_a_file_are_not_executed(browsed):
+    page, errors = browsed
     page.wait_for_selector("#samples td")
     assert "<img src=x" in page.inner_text("#samples")
     assert page.evaluate("window.hacked") is None
     assert page.query_selector("#samples img, #samples script") is None
-    assert complaints == []
+    assert errors == []
 
 
 def test_keyboard_narrow_and_dark(browsed, served):
@@ -192,77 +195,79 @@ def test_keyboard_narrow_and_dark(browsed, served):
     page.wait_for_selector("#verdict .yes")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
     fill = "getComputedStyle(document.querySelector('#radar text')).fill"
-    behind = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
-    light, dark = page.evaluate(f"[{fill}, {behind}]")
+    background = "getComputedStyle(document.querySelector('gradio-app')).backgroundColor"
+    light, dark = page.evaluate(f"[{fill}, {background}]")
     assert sum(map(int, light[4:-1].split(","))) > 3 * 150 > sum(map(int, dark[4:-1].split(",")[:3]))
 
 
 @pytest.mark.slow
-def test_without_scores_it_shows_the_playgrounds(tmp_path):
-    with serving(cwd=tmp_path) as url, browsing(url) as (page, complaints):
+def test_without_scores_the_page_shows_those_of_the_playground(tmp_path):
+    with serving(cwd=tmp_path) as url, browsing(url) as (page, errors):
         assert [page.inner_text(f"#level-{number} label") for number in range(3)] == ["humor", "helpful", "harmless"]
         [run] = tmp_path.glob("runs/playground-*")
-        scores = RewardMatrix.from_parquet(run / "scores.parquet")
-        asked = dict.fromkeys(scores.values, 0.7)
-        wait_for_verdict(page, f"{solve_dual(scores, Palette.from_quantiles(scores, asked)).kl:.3f} nats")
+        scores = ScoreMatrix.from_parquet(run / "scores.parquet")
+        quantiles = dict.fromkeys(scores.values, 0.7)
+        wait_for_verdict(page, f"{solve_dual(scores, Palette.of(scores, quantiles=quantiles)).kl:.3f} nats")
         page.wait_for_selector("#samples td")
         assert page.input_value("#command textarea").startswith("mapft run palette=custom palette.name=mine")
-        assert complaints == []
+        assert errors == []
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
-        (["--port", "80"], "was given no scores"),
-        (["{run}", "--port"], "does not understand --port"),
-        (["{run}", "--port", "99999"], "--port 99999 is no port"),
-        (["{run}", "--colour", "red"], "does not understand --colour red"),
+        (["{run}", "--port"], "argument --port: expected one argument"),
+        (["{run}", "--port", "99999"], "99999 is invalid; give a number from 1 to 65535"),
+        (["{run}", "--color", "red"], "unrecognized arguments: --color red"),
         (["{run}", "--host", "0.0.0.0"], "opens the page to other machines; set a password in MAPFT_UI_PASSWORD"),
-        (["{run}/.."], "holds no scores.parquet"),
-        (["{run}/config.json"], "is no run folder and no .csv or .parquet"),
+        (["{run}/.."], "has no scores.parquet, so it is not a scored run"),
+        (["{run}/config.json"], "is neither a run folder nor a .csv or .parquet file of scores"),
         (["nowhere.csv"], "nowhere.csv"),
     ],
 )
-def test_wrong_words_are_one_sentence(run, words, said):
-    with pytest.raises(UserError, match=said):
-        page_of([word.format(run=run) for word in words])
+def test_invalid_arguments_are_one_sentence(run, capfd, arguments, message):
+    assert main(["ui", *(argument.format(run=run) for argument in arguments)]) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert message in line
 
 
-@pytest.mark.parametrize(("cell", "said"), [("nan", "nan"), ("inf", "inf"), ("1e999", "inf"), ("<b>", "<b>")])
-def test_hostile_scores_are_refused(tmp_path, cell, said):
+@pytest.mark.parametrize(("cell", "message"), [("nan", "nan"), ("inf", "inf"), ("1e999", "inf"), ("<b>", "<b>")])
+def test_invalid_scores_are_refused(tmp_path, cell, message):
     path = tmp_path / "scores.csv"
     path.write_text(f"prompt_id,a,b,response\n0,1.0,2.0,x\n0,{cell},1.0,{HOSTILE.replace(',', '')}\n", "utf-8")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         open_scores(path)
 
 
-def test_a_hostile_name_of_a_value_is_inert(tmp_path):
+def test_a_hostile_name_of_a_value_is_escaped(tmp_path):
     path, scores = tmp_path / "scores.csv", matrix()
     table = pd.DataFrame(scores.scores, columns=[HOSTILE, "**bold** [x](javascript:window.hacked=1)", "plain"])
     table.insert(0, "prompt_id", scores.prompt_ids)
     table.to_csv(path, index=False)
-    with serving(path) as url, browsing(url) as (page, complaints):
+    with serving(path) as url, browsing(url) as (page, errors):
         set_level(page, 0, 0.55)
         page.wait_for_function("document.querySelector('#levels').innerText.includes('onerror')")
         page.wait_for_timeout(500)
         assert page.evaluate("window.hacked") is None
         assert page.query_selector("img[src=x], a[href^=javascript]") is None
         assert "window.hacked=1" in page.inner_text("#level-0")
-        assert page.input_value("#command textarea").startswith("Save it, put the file into conf/palette, and run")
+        assert page.input_value("#command textarea").startswith(
+            "Save the palette, copy its file to conf/palette, and run"
+        )
         (tmp_path / "palettes").mkdir()
         (tmp_path / "palettes" / "other.yaml").write_text("quantiles: {gone: 0.5}")
         page.reload()
-        complaints.clear()  # gradio's, of requests that the reload broke off
+        errors.clear()  # Gradio's, of requests that the reload interrupted
         page.wait_for_selector("#verdict .verdict")
         page.click("#saved input")
         page.click("[role=option]:has-text('other')")
         page.click("#load")
-        page.wait_for_selector("text=holds no palette of these values")
+        page.wait_for_selector("text=is not a palette of these values")
         page.wait_for_timeout(500)
         assert HOSTILE[:20] in page.inner_text("body")
         assert page.evaluate("window.hacked") is None
         assert page.query_selector("img[src=x], script:has-text('hacked')") is None
-    assert not complaints
+    assert not errors
 
 
 def test_scores_with_texts_in_a_csv(tmp_path):
@@ -271,17 +276,17 @@ def test_scores_with_texts_in_a_csv(tmp_path):
         {"prompt_id": [0, 0, 1, 1], "a": [0.0, 1, 2, 3], "prompt": list("ppqq"), "response": list("wxyz")}
     ).to_csv(path, index=False)
     board, folder, command = open_scores(path)
-    assert board.questions == {0: "p", 1: "q"}
+    assert board.prompt_texts == {0: "p", 1: "q"}
     assert (board.responses, folder, command) == (list("wxyz"), tmp_path / "palettes", "mapft run 'rewards=[a]'")
 
 
-def test_texts_that_are_none_or_words_for_nothing(tmp_path):
+def test_texts_that_read_as_missing_values_are_kept(tmp_path):
     path = tmp_path / "scores.csv"
     path.write_text("prompt_id,a,response\n0,1.0,None\n0,2.0,NA\n1,1.0,\n1,2.0,null\n")
     board, _, _ = open_scores(path)
-    assert (board.questions, board.responses) == ({0: "", 1: ""}, ["None", "NA", "", "null"])
+    assert (board.prompt_texts, board.responses) == ({0: "", 1: ""}, ["None", "NA", "", "null"])
     view = board.view(Palette({"a": 1.6}))
-    assert "None" in drawing.samples(board, view, 0)
+    assert "None" in html.samples(board, view, 0)
     pd.DataFrame({"prompt_id": [0, 0], "a": [1.0, 2.0], "response": [3, 4]}).to_parquet(tmp_path / "scores.parquet")
-    with pytest.raises(UserError, match="column response of .* holds 3, which is no text"):
+    with pytest.raises(UserError, match="column response of .* holds 3, which is not text"):
         open_scores(tmp_path / "scores.parquet")

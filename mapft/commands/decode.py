@@ -1,0 +1,69 @@
+"""`mapft decode`: aligned responses without training."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from mapft.config import Choose
+from mapft.config.identity import fingerprint, identity
+from mapft.pipeline.evaluate import aligned_sampler
+from mapft.pipeline.run import Run
+from mapft.sampling.prompts import Prompt, load_prompts
+from mapft.sampling.split import apply_length_limit
+from mapft.utils.files import write_text
+from mapft.utils.seeds import derive_seed
+
+
+def decode(run: Run) -> Path:
+    """One of n candidates of the base policy for every prompt -> decoded-*.jsonl, written chunk by chunk.
+
+    A command that was stopped continues after its last complete chunk.
+    """
+    from mapft.evaluation.report import print_decoding
+    from mapft.sampling.decoding import candidates_warning
+    from mapft.sampling.tokens import check_prompt_lengths, tokenize
+
+    settings, solution, prompts = run.config.decoding, run.solution, _prompts(run)
+    if settings.choose is not Choose.rejection and (sentence := candidates_warning(solution.kl, settings.candidates)):
+        run.console.print(sentence, soft_wrap=True)
+    n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
+    path = run.folder.decoded(settings.choose.value, n, fingerprint(identity(settings), solution.lam, prompts))
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
+    lines = [line for line in lines if line.endswith("\n")]  # a kill can leave part of the last line
+    if len(lines) < total:
+        sampler = aligned_sampler(run)
+        tokenized = tokenize(prompts, sampler.tokenizer)
+        check_prompt_lengths(tokenized, sampler.model, run.config.data, run.config.sampling)
+        chunk = sampler.chunk_size(n, per_prompt)
+        first = len(lines) // (chunk * per_prompt) * chunk
+        lines = lines[: first * per_prompt]
+        write_text(path, "".join(lines))
+        parts = sampler.stream(
+            prompts,
+            n,
+            settings.choose,
+            samples_per_prompt=per_prompt,
+            max_candidates=settings.max_candidates,
+            seed=derive_seed(run.config.seed, "decode"),
+            first=first,
+        )
+        with path.open("a", encoding="utf-8") as file, run.progress() as update:
+            for part in parts:
+                lines += part.to_json(orient="records", lines=True, double_precision=15).splitlines(keepends=True)
+                file.writelines(lines[-len(part) :])
+                file.flush()
+                update("decoding", len(lines), total)
+    print_decoding(pd.DataFrame(map(json.loads, lines)), solution, settings.choose, run.config.evaluation, run.console)
+    return path
+
+
+def _prompts(run: Run) -> list[Prompt]:
+    """decoding.prompts, or the held-out prompts."""
+    settings = run.config.decoding
+    if not settings.prompts:
+        return run.prompts.held_out
+    data = dataclasses.replace(run.config.data, path=settings.prompts)
+    prompts = load_prompts(data, at_least=1, option="decoding.prompts")
+    return apply_length_limit(prompts, run.config, lambda text: run.console.print(text, soft_wrap=True), at_least=1)

@@ -1,0 +1,141 @@
+"""The result of an evaluation: the content of evaluation.json."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from mapft.config import BASE, TUNED
+from mapft.palette import DualSolution
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over prompts with its bootstrap interval, in the unit of what was averaged."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half_width(self) -> float:
+        """The longer half of the interval."""
+        return max(self.high - self.mean, self.mean - self.low)
+
+
+@dataclass(frozen=True)
+class PolicyResult:
+    """One policy on the held-out prompts. levels: by value. win_rate: against the base policy, by value.
+
+    kl: to the base policy in nats. tokens: per response. distinct_2: unique word pairs / word pairs of a response.
+    truncated: share of responses truncated at the length limit. responses: number of scored responses.
+    """
+
+    levels: dict[str, Estimate]
+    win_rate: dict[str, Estimate]
+    kl: Estimate
+    tokens: Estimate
+    distinct_2: Estimate
+    truncated: Estimate
+    responses: int
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "PolicyResult":
+        """The result that dataclasses.asdict wrote."""
+        estimates: dict[str, Any] = {
+            name: Estimate(**plain[name]) for name in ("kl", "tokens", "distinct_2", "truncated")
+        }
+        for name in ("levels", "win_rate"):
+            estimates[name] = {value: Estimate(**estimate) for value, estimate in plain[name].items()}
+        return cls(**estimates, responses=plain["responses"])
+
+
+@dataclass(frozen=True)
+class ValueResult:
+    """One value: its target, and its predicted and realized level.
+
+    base: level of the base policy on the held-out prompts. lam: the pilot's multiplier. predicted: level of p_lam on
+    the pilot. realized: level of the tuned policy on the held-out prompts. sd: of the pilot's base scores.
+    gap_sd = (realized - target) / sd and met are None for a free value and for one whose scores are constant.
+    """
+
+    base: float
+    target: float | None
+    lam: float
+    predicted: float
+    realized: Estimate
+    sd: float
+    gap_sd: float | None
+    met: bool | None
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "ValueResult":
+        """The result that dataclasses.asdict wrote."""
+        return cls(**dict(plain) | {"realized": Estimate(**plain["realized"])})
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predicted against realized levels of a run, and every policy that was evaluated.
+
+    mode, aims_at_palette: of the training. lam: multipliers at the end of training, None for a mode without any.
+    targets_from: the numbers in the palette's file, by kind of target. requested, adjusted: as in solution.json.
+    visits, end: the visits of sequential mode and why it ended, else empty. cache_key: hash of everything that the
+    evaluation depends on. tracked: whether the trackers have it.
+    """
+
+    values: dict[str, ValueResult]
+    policies: dict[str, PolicyResult]
+    solution: DualSolution
+    prompts: int
+    confidence: float
+    tolerance_sd: float
+    mode: str
+    aims_at_palette: bool
+    lam: dict[str, float] | None
+    adjusted: bool
+    requested: dict[str, float]
+    targets_from: dict[str, dict[str, float]]
+    adapter: str
+    visits: list[dict[str, Any]]
+    end: str
+    cache_key: str = ""
+    tracked: bool = False
+
+    @property
+    def base(self) -> PolicyResult:
+        """The base policy."""
+        return self.policies[BASE]
+
+    @property
+    def tuned(self) -> PolicyResult:
+        """The trained policy."""
+        return self.policies[TUNED]
+
+    @property
+    def kl_predicted(self) -> float:
+        """KL(p_lam || p0) of the pilot's lambda, in nats."""
+        return self.solution.kl
+
+    def objective(self) -> float:
+        """lam.(realized levels) - KL in nats, with the pilot's lam: the objective of PPO without refinement."""
+        reward = sum(lam * self.values[name].realized.mean for name, lam in self.solution.lam.items())
+        return reward - self.tuned.kl.mean
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dict for JSON."""
+        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain["values"] = {name: asdict(value) for name, value in self.values.items()}
+        plain["policies"] = {name: asdict(policy) for name, policy in self.policies.items()}
+        return plain | {"solution": self.solution.to_dict()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "Evaluation":
+        """The evaluation that `to_dict` wrote."""
+        return cls(
+            **dict(plain)
+            | {
+                "values": {name: ValueResult.from_dict(value) for name, value in plain["values"].items()},
+                "policies": {name: PolicyResult.from_dict(policy) for name, policy in plain["policies"].items()},
+                "solution": DualSolution.from_dict(plain["solution"]),
+            }
+        )

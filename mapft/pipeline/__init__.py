@@ -1,0 +1,32 @@
+"""The pipeline: sample -> score -> solve -> train -> evaluate.
+
+A stage is a function of a `Run`. It reads what earlier stages wrote, writes its own artifact into the run folder, and
+does nothing where that is there already.
+"""
+
+from collections.abc import Callable
+
+from mapft.pipeline.evaluate import evaluate
+from mapft.pipeline.run import Run
+from mapft.pipeline.sample import sample
+from mapft.pipeline.score import score
+from mapft.pipeline.solve import solve
+from mapft.pipeline.train import train
+
+STAGES: dict[str, Callable[[Run], None]] = {
+    "sample": sample,
+    "score": score,
+    "solve": solve,
+    "train": train,
+    "evaluate": evaluate,
+}
+PARALLEL = ("sample", "score", "solve", "train")  # stages that processes other than the main one wait for or join
+
+
+def run_stages(run: Run, last: str) -> None:
+    """All stages up to and including `last`, in order."""
+    for name, stage in STAGES.items():
+        if run.is_main or name in PARALLEL:
+            stage(run)
+        if name == last:
+            break

@@ -1,0 +1,197 @@
+"""Stage `evaluate`: realized levels on held-out prompts -> evaluation.json, figures/, report.html, .md and .csv."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mapft.config import BASE, TUNED, PolicyConfig, identity
+from mapft.config.identity import fingerprint
+from mapft.evaluation.result import Evaluation
+from mapft.palette import explain
+from mapft.pipeline import artifacts
+from mapft.pipeline.run import Run, plain_settings
+from mapft.pipeline.score import score_table
+from mapft.playground.paths import existing_or_hub, file_state
+from mapft.utils.errors import UserError
+from mapft.utils.files import read_json
+from mapft.utils.seeds import derive_seed
+
+
+def evaluate(run: Run) -> None:
+    """Evaluate base, tuned and every policy of evaluation.policies, write the report, and print the closing table.
+
+    Nothing is repeated while the settings of the evaluation and the policies are unchanged.
+    """
+    from mapft.evaluation.report import print_closing
+
+    if len(run.prompts.held_out) < 2:
+        raise UserError(
+            "There is 1 held-out prompt, and an interval needs 2; raise evaluation.prompts or data.evaluation_fraction."
+        )
+    policies = evaluated_policies(run)
+    cache_key = fingerprint(
+        identity(run.config.evaluation), [policy_identity(run, *policy) for policy in policies.items()]
+    )
+    evaluation = _existing(run, cache_key)
+    if evaluation is None:
+        evaluation = _evaluated(run, policies, cache_key)
+        artifacts.write_evaluation(run.folder, evaluation)
+    if run.config.tracking.names() and not evaluation.tracked:
+        from mapft.tracking.callback import track_evaluation
+
+        if track_evaluation(run.config, run.folder, evaluation):
+            artifacts.write_evaluation(run.folder, dataclasses.replace(evaluation, tracked=True))
+    print_closing(evaluation, run.console)
+
+
+def evaluated_policies(run: Run) -> dict[str, PolicyConfig | None]:
+    """The policies by name; None is the base policy."""
+    tuned = PolicyConfig(adapter=str(run.folder.adapter))
+    return {BASE: None, TUNED: tuned, **run.config.evaluation.policies}
+
+
+def policy_identity(run: Run, name: str, policy: PolicyConfig | None) -> dict[str, Any]:
+    """Everything that a policy's scored responses depend on."""
+    source: list[Any] = [name]
+    if policy and policy.adapter:
+        source += [policy.adapter, file_state(policy.adapter)]
+    elif policy:
+        source += [identity(policy), run.solution.lam, run.config.decoding.max_candidates]
+    return run.scoring_identity | {
+        "prompts": run.config.evaluation.prompts,
+        "samples_per_prompt": _samples_per_prompt(run, policy),
+        "policy": source,
+    }
+
+
+def policy_responses(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
+    """A policy's responses to the held-out prompts with scores and KL -> evaluation_{name}.parquet.
+
+    Rejection sampling may leave prompts unanswered; they are left out, and their number is printed.
+    """
+    table = run.cache.table(
+        "evaluation", policy_identity(run, name, policy), lambda: _generate_and_score(run, name, policy)
+    )
+    artifacts.write_table(run.folder.responses(name), table)
+    answered = table[table["response"].notna()].reset_index(drop=True)
+    if len(answered) < len(table):
+        missing = f"{len(table) - len(answered)} of {len(table)} responses of {name} are missing"
+        run.console.print(f"{missing}: rejection sampling accepted no candidate.", soft_wrap=True)
+    if answered["prompt_id"].nunique() < 2:
+        raise UserError(
+            f"The policy {name} has responses to fewer than 2 prompts, too few for an interval; raise "
+            "decoding.max_candidates or use choose=sample."
+        )
+    return answered
+
+
+def _existing(run: Run, cache_key: str) -> Evaluation | None:
+    """The evaluation in the run folder, where it has this key and its report is there."""
+    if not run.folder.evaluation.exists() or not run.folder.report("html").exists():
+        return None
+    evaluation = artifacts.read_evaluation(run.folder)
+    return evaluation if evaluation.cache_key == cache_key else None
+
+
+def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: str) -> Evaluation:
+    from mapft.evaluation.figures import run_figures
+    from mapft.evaluation.levels import summarize
+    from mapft.evaluation.report import Report, write_report
+
+    record, config = run.solution_record, run.config
+    tables = {name: policy_responses(run, name, policy) for name, policy in policies.items()}
+    sequential = read_json(run.folder.sequential) if run.folder.sequential.exists() else {}
+    values, results = summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
+    evaluation = Evaluation(
+        values=values,
+        policies=results,
+        solution=record.solution,
+        prompts=int(tables[TUNED]["prompt_id"].nunique()),
+        confidence=config.evaluation.confidence,
+        tolerance_sd=config.evaluation.tolerance_sd,
+        mode=config.mode.name,
+        aims_at_palette=config.mode.aims_at_palette,
+        lam=artifacts.read_training(run.folder).lam,
+        adjusted=record.adjusted,
+        requested=record.requested,
+        targets_from=config.palette.kinds(),
+        adapter=str(run.folder.adapter),
+        visits=sequential.get("visits", []),
+        end=sequential.get("end", ""),
+        cache_key=cache_key,
+    )
+    captions = run_figures(run.folder, run.matrix, evaluation, tables)
+    stored = artifacts.read_run_record(run.folder)
+    settings = stored.config | {"evaluation": plain_settings(config.evaluation)}
+    explanation = explain(run.matrix, record.solution)
+    report = Report(evaluation, tables, captions, explanation, settings, run.command, stored.versions)
+    write_report(report, run.folder)
+    return evaluation
+
+
+def _samples_per_prompt(run: Run, policy: PolicyConfig | None) -> int:
+    return (policy.samples_per_prompt if policy else None) or run.config.evaluation.samples_per_prompt
+
+
+def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
+    if policy and policy.candidates:
+        return _decoded(run, name, policy)
+    from mapft.sampling.models import load_adapter, load_policy
+    from mapft.sampling.responses import generate
+    from mapft.sampling.tokens import tokenize
+    from mapft.utils.device import free_memory
+
+    config, per_prompt = run.config, _samples_per_prompt(run, policy)
+    free_memory()  # of training
+    model, tokenizer = load_policy(config.model)
+    if policy and policy.adapter:
+        adapter = existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")
+        model = load_adapter(model, Path(adapter))
+    with run.progress() as update:
+        samples = generate(
+            model,
+            tokenizer,
+            tokenize(run.prompts.held_out, tokenizer),
+            config.sampling,
+            per_prompt,
+            derive_seed(config.seed, "evaluation", name),
+            lambda done, total: update(f"sampling the {name} policy", done, total),
+            measure_kl=policy is not None,
+        )
+    del model
+    free_memory()
+    if policy is None:
+        samples["kl"] = 0.0
+    scores = score_table(run, samples, f"scoring the {name} policy").drop(columns="prompt_id")
+    return pd.concat([samples, scores], axis=1)
+
+
+def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
+    """Decoding with the pilot's lambda."""
+    assert policy.candidates is not None
+    per_prompt, held_out = _samples_per_prompt(run, policy), run.prompts.held_out
+    total = len(held_out) * per_prompt
+    parts: list[pd.DataFrame] = []
+    with run.progress() as update:
+        for part in aligned_sampler(run).stream(
+            held_out,
+            policy.candidates,
+            policy.choose,
+            samples_per_prompt=per_prompt,
+            max_candidates=run.config.decoding.max_candidates,
+            seed=derive_seed(run.config.seed, "evaluation", name),
+        ):
+            parts.append(part)
+            update(f"sampling the {name} policy", sum(map(len, parts)), total)
+    return pd.concat(parts, ignore_index=True)
+
+
+def aligned_sampler(run: Run) -> Any:
+    """An AlignedSampler of the base policy with the pilot's lambda."""
+    from mapft.sampling.decoding import AlignedSampler
+    from mapft.sampling.models import load_policy
+
+    base, tokenizer = load_policy(run.config.model)
+    return AlignedSampler(base, tokenizer, run.scores, run.solution.lam, run.config.sampling)

@@ -1,0 +1,44 @@
+"""Stage `score`: the base samples under every value -> scores.parquet."""
+
+import pandas as pd
+
+from mapft.pipeline.artifacts import write_table
+from mapft.pipeline.run import Run
+
+
+def score(run: Run) -> None:
+    """Raw scores of all samples; values that were scored before are read from the cache."""
+    if run.is_main and not run.folder.scores.exists():
+        write_table(run.folder.scores, score_table(run, run.samples, "scoring"))
+    run.wait_for(run.folder.scores)
+
+
+def score_table(run: Run, samples: pd.DataFrame, what: str) -> pd.DataFrame:
+    """prompt_id and a column per value, for any samples; each value is cached by itself."""
+    from mapft.rewards.scoring import score_texts
+
+    prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
+    folders = {
+        name: run.cache.scores(
+            name,
+            {
+                "score": run.score_identities[name],
+                "files": run.score_files[name],
+                "prompts": prompts,
+                "responses": responses,
+            },
+        )
+        for name in run.scores
+    }
+    with run.progress() as update:
+        matrix = score_texts(
+            run.scores,
+            prompts,
+            responses,
+            samples["prompt_id"].tolist(),
+            lambda name, done, total: update(f"{what}: {name}", done, total),
+            folders,
+        )
+    table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
+    table.insert(0, "prompt_id", matrix.prompt_ids)
+    return table

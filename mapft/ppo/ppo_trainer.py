@@ -1,0 +1,140 @@
+"""PPOTrainer: TRL's GRPOTrainer with a critic, the KL in the reward, and token-level advantages.
+
+TRL removed its PPO after 1.12; its maintainers' route for another estimator is a subclass of GRPOTrainer with its own
+advantages. Data loading, reward functions, generation, logging and the distributed set-up are TRL's (trl_seam.py).
+An iteration is one `rollout` (rollout.py) and the optimizer steps on it, whose `loss` is here.
+
+Shapes: B responses of this process, T response tokens.
+"""
+
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from mapft.ppo.arguments import check_arguments, check_tokenizer
+from mapft.ppo.batch import Batch, plan_epoch, select_rows
+from mapft.ppo.critic import Critic
+from mapft.ppo.generation import TokenGenerator
+from mapft.ppo.log_probs import response_log_probs
+from mapft.ppo.loss import policy_loss
+from mapft.ppo.metrics import log_update, timed
+from mapft.ppo.policy import (
+    adapter_state,
+    causal_model,
+    remove_decoding_defaults,
+    restore_adapter,
+    switch_off_dropout,
+)
+from mapft.ppo.ppo_config import PPOConfig
+from mapft.ppo.prompt_sampler import PromptSampler
+from mapft.ppo.reward_functions import with_retries
+from mapft.ppo.rollout import RolloutTrainer
+from mapft.ppo.schedule import in_whole_iterations
+from mapft.utils.device import peak_gb
+from mapft.utils.seeds import derive_seed
+
+
+class PPOTrainer(RolloutTrainer):
+    """PPO with a LoRA policy whose base, adapter switched off, is the reference and the critic's trunk.
+
+    Maximises E_x[ E_{y~pi} R(x,y) - kl_coef * KL(pi(.|x) || p0(.|x)) ], whose optimum is p0 exp(R/kl_coef)/Z, with
+    R = sum_f reward_weights[f] * reward_funcs[f]. The constructor is that of TRL's trainers: `model` (a path or a
+    model), `reward_funcs` (TRL reward functions or sequence classifiers), `args` (`PPOConfig`), datasets with a
+    `prompt` column (text or messages), `processing_class`, `peft_config`.
+
+    Raises UserError for a streamed dataset, and for a reward that is missing or not finite (never replaced by 0).
+    """
+
+    def __init__(self, model: Any, reward_funcs: Any, args: PPOConfig, train_dataset: Dataset, **kwargs: Any):
+        check_arguments(model, train_dataset, kwargs)
+        args = in_whole_iterations(args, len(train_dataset))
+        adapter = adapter_state(model)
+        functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        functions = [with_retries(function, args.reward_retries) for function in functions]
+        super().__init__(model, functions, args=args, train_dataset=train_dataset, **kwargs)
+        check_tokenizer(self.processing_class)
+        restore_adapter(self.model, adapter)
+        if args.disable_dropout:
+            for network in filter(None, (self.model, self.ref_model)):
+                switch_off_dropout(network)
+        causal = causal_model(self.model)
+        remove_decoding_defaults(causal, self.eos_token_ids, self.text_tokenizer.pad_token_id)
+        with torch.random.fork_rng():  # every process starts with the same critic
+            torch.manual_seed(derive_seed(args.seed, "critic"))
+            features = causal.get_output_embeddings().in_features
+            self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
+        self.critic.to(self.accelerator.device)
+        # TRL never compiles; on a GPU the purpose of a static cache is to decode with a compiled step.
+        self.generation_config.disable_compile = args.cache_implementation != "static"
+        self.token_generator = TokenGenerator(args)
+        self.batch: Batch = {}
+        self._plan: list[Tensor] = []
+        self._rollout_seconds = 0.0
+
+    def next_micro_batch(self, rows: list[dict[str, Any]]) -> Batch:
+        """The next micro-batch, of a new rollout where the last one has been used for num_ppo_epochs epochs."""
+        if not self.model.training:
+            return self.rollout(rows)
+        per_epoch = self.args.steps_per_generation
+        position = self.micro_step % (per_epoch * self.num_iterations)
+        if position == 0:
+            with timed(self, "rollout"):
+                self.batch = self.rollout(rows)
+            self._rollout_seconds = self.metrics["timing/rollout"][-1]
+        if position % per_epoch == 0:
+            seed = self.seed_of("epoch", position // per_epoch)
+            micro_batch = self.args.per_device_train_batch_size
+            self._plan = plan_epoch(self.batch, self.args.num_mini_batches, micro_batch, seed)
+        return select_rows(self.batch, self._plan[position % per_epoch])
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """The clipped policy loss of a micro-batch, divided by the micro-batches of its optimizer step."""
+        logp_BT, entropy_BT, _ = response_log_probs(model, batch, self.accelerator)
+        loss, sums = policy_loss(
+            logp_BT,
+            batch["old_logp"],
+            batch["advantages"],
+            batch["mask"],
+            cliprange=self.args.cliprange,
+            max_length=self.max_completion_length,
+        )
+        entropy = (entropy_BT * batch["mask"]).sum().detach()
+        log_update(self, loss, self.sum_over_processes(torch.stack([*sums, entropy])))
+        return loss / self.current_gradient_accumulation_steps
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch, after a new rollout where one is due; timing/update leaves the rollout out."""
+        with timed(self, "update"):
+            self._rollout_seconds = 0.0
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        self.metrics["timing/update"][-1] -= self._rollout_seconds
+        self.metrics["memory/peak_gb"].append(peak_gb(self.accelerator.device))
+        return loss
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor, None, None]:
+        """The evaluation loss is -(E[R] - kl_coef * KL), which training minimises."""
+        objective = self.metrics["objective/rlhf_reward"]
+        before = len(objective)
+        self.next_micro_batch(inputs)
+        return -torch.tensor(objective[before:]).mean().to(self.accelerator.device), None, None
+
+    def prompt_sampler(self) -> PromptSampler:
+        """The prompts of every iteration."""
+        return PromptSampler(
+            prompts=len(self.train_dataset),
+            per_iteration=self.args.generation_batch_size // self.args.num_generations,
+            num_generations=self.args.num_generations,
+            repeats=self.args.steps_per_generation * self.args.num_ppo_epochs,
+            iterations=self.args.max_steps // self.args.steps_per_iteration,
+            seed=self.args.seed,
+        )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """TRL's, with the number of responses trained on so far as `episodes`."""
+        iterations = self.state.global_step / self.args.steps_per_iteration
+        logs["episodes"] = round(iterations * self.args.generation_batch_size)
+        super().log(logs, start_time)

@@ -1,0 +1,146 @@
+"""One rollout: responses, rewards, advantages, and the critic's fit. `RolloutTrainer.rollout` is the page to read.
+
+Shapes: B responses of this process, N responses of all processes, T response tokens, D features, F reward functions.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from mapft.ppo.batch import Batch
+from mapft.ppo.checkpoint import ResumableTrainer
+from mapft.ppo.estimation import advantages_and_returns, explained_variance, k1, masked_moments, token_rewards, whiten
+from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
+from mapft.ppo.log_probs import batched_log_probs
+from mapft.ppo.metrics import log_objective, log_rewards, timed
+from mapft.ppo.policy import causal_model
+from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
+from mapft.utils.seeds import derive_seed
+
+ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
+
+
+class RolloutTrainer(ResumableTrainer):
+    """The first half of a PPO iteration."""
+
+    token_generator: TokenGenerator
+
+    def rollout(self, rows: list[dict[str, Any]]) -> Batch:
+        """Generate, score, estimate advantages and, in training, fit the critic; returns the batch for `loss`."""
+        if self.model.training:
+            torch.manual_seed(self.seed_of("rollout"))
+        with timed(self, "generation"):
+            batch, texts = generate_batch(self, rows)
+        mask_BT = batch["mask"]
+        with timed(self, "log_probs"):
+            features_BTD = self.add_log_probs(batch)
+        with timed(self, "rewards"):
+            score_B = self.scores(rows, texts)
+        kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
+        rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
+        values_BT = self.critic.values(features_BTD, mask_BT, self.args.critic_minibatch)
+        batch["advantages"], returns_BT = advantages_and_returns(
+            rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
+        )
+        log_objective(self, score_B, kl_BT, batch["old_logp"], values_BT[:, 0])
+        errors, returns = (self._global_moments(x_BT, mask_BT) for x_BT in (returns_BT - values_BT, returns_BT))
+        self.metrics["critic/explained_variance"].append(explained_variance(errors, returns))
+        if self.model.training:
+            with timed(self, "critic"):
+                self.fit_critic(features_BTD, returns_BT, mask_BT)
+        self.rollout_columns["advantages"].extend(gather_object(batch["advantages"].sum(dim=1).tolist()))
+        batch["advantages"] = self.policy_advantages(batch["advantages"], mask_BT)
+        return batch
+
+    def generate_tokens(
+        self, prompt_ids: list[list[int]], generate: Generate
+    ) -> tuple[list[list[int]], list[list[float]] | None]:
+        """See `TokenGenerator`; in one part where generation gathers sharded weights, as often on every process."""
+        causal = causal_model(self.accelerator.unwrap_model(self.model))
+        splittable = not (self.is_fsdp_enabled or is_zero3_enabled())
+        # TRL switches checkpointing off to generate, but not on again where generation raises.
+        with without_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return self.token_generator(causal, prompt_ids, generate, splittable=splittable)
+
+    def add_log_probs(self, batch: Batch) -> Tensor:
+        """Add old_logp = log pi and ref_logp = log p0 of every token; return the critic's features (B, T, D)."""
+        on_policy = self.args.critic_trunk == "policy"
+        features_BTD = torch.zeros(0)
+        if on_policy or "old_logp" not in batch:
+            batch["old_logp"], features_BTD = self.log_probs(self.model, batch, features=on_policy)
+        with self.reference() as reference:
+            batch["ref_logp"], reference_BTD = self.log_probs(reference, batch, features=not on_policy)
+        return features_BTD if on_policy else reference_BTD
+
+    def log_probs(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
+        """log p(token) under `model` (B, T) without gradients and, if requested, its hidden states (B, T, D)."""
+        rows_per_pass = self.args.local_rollout_forward_batch_size
+        with without_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            return batched_log_probs(model, batch, self.accelerator, rows_per_pass=rows_per_pass, features=features)
+
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
+        """p0: the policy with its adapter off, or on the frozen copy of its first one; else a second model."""
+        if self.ref_model is not None:
+            yield self.ref_model
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        with use_adapter(model, "ref" if "ref" in model.peft_config else None):
+            yield self.model
+
+    def scores(self, rows: list[dict[str, Any]], texts: Texts) -> Tensor:
+        """R = sum_f w_f * r_f of this process's responses, (B,)."""
+        rewards_NF = self.rewards_of_functions(rows, texts["prompts"], texts["completions"], texts["completion_ids"])
+        log_rewards(self, rewards_NF, texts)
+        start = self.accelerator.process_index * len(rows)
+        score_N = (rewards_NF * self.reward_weights.to(rewards_NF.device)).sum(dim=1)
+        return score_N[start : start + len(rows)]
+
+    def fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
+        """critic_epochs passes over the rollout; every process takes the same steps."""
+        figures = self.critic.fit(
+            features_BTD,
+            returns_BT,
+            mask_BT,
+            self._global_moments(returns_BT, mask_BT),
+            epochs=self.args.critic_epochs,
+            minibatch=self.args.critic_minibatch,
+            cliprange=self.args.cliprange_value,
+            generator=torch.Generator().manual_seed(self.seed_of("critic")),
+            reduce_mean=lambda grad: self.accelerator.reduce(grad, reduction="mean"),
+        )
+        for name, figure in figures.items():
+            self.metrics[name].append(self.accelerator.reduce(figure, reduction="mean").item())
+
+    def policy_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        """Whitened advantages; 0, and so without a gradient, while the critic warms up."""
+        if self.state.global_step < self.args.critic_warmup_iterations * self.args.steps_per_iteration:
+            return torch.zeros_like(advantages_BT)
+        if not self.args.whiten_advantages:
+            return advantages_BT
+        moments = self._global_moments(advantages_BT, mask_BT)
+        return whiten(advantages_BT, mask_BT, moments, least_sd=ROUNDING * self.args.kl_coef).float()
+
+    def seed_of(self, *name: int | str) -> int:
+        """Seed of a random stream of this iteration and process; it depends on no state, so resuming repeats it."""
+        iteration = self.state.global_step // self.args.steps_per_iteration
+        return derive_seed(self.args.seed, *name, iteration, self.accelerator.process_index)
+
+    @property
+    def completions(self) -> dict[str, list[Any]]:
+        """The last rollout in columns: prompt, completion, reward/{function}, and what functions gave to log_extra."""
+        columns = self.rollout_columns
+        rewards = {f"reward/{name}": list(column) for name, column in columns["rewards"].items()}
+        extra = {name: list(column) for name, column in columns["extra"].items()}
+        return {key: list(columns[key]) for key in ("prompt", "completion")} | rewards | extra
+
+    def _global_moments(self, x_BT: Tensor, mask_BT: Tensor) -> Tensor:
+        return self.sum_over_processes(masked_moments(x_BT, mask_BT))
+
+    def sum_over_processes(self, x: Tensor) -> Tensor:
+        """A tensor summed over all processes."""
+        return self.accelerator.reduce(x, reduction="sum")

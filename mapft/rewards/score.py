@@ -1,0 +1,114 @@
+"""What every kind of score has in common.
+
+Legend: N responses.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Protocol
+
+import numpy as np
+
+from mapft.config.fields import check_ranges, require, setting
+from mapft.utils.errors import UserError
+
+
+class Scorer(Protocol):
+    """A loaded score: raw scores of responses, higher is better, one finite number per response."""
+
+    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+        """(N,) float64, in the score's own unit, after its sign."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights; 0 without a model."""
+        ...
+
+    def to_device(self) -> None:
+        """Move the weights to the device of this process."""
+        ...
+
+    def to_host(self) -> None:
+        """Move the weights to host memory."""
+        ...
+
+
+class WithoutWeights:
+    """The part of a Scorer that concerns weights, for a scorer that has none in this process."""
+
+    nbytes = 0
+
+    def to_device(self) -> None:
+        """There is nothing to move."""
+
+    def to_host(self) -> None:
+        """There is nothing to move."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(ABC):
+    """r(x, y), the score of response y to prompt x; after its sign, higher is better.
+
+    A subclass holds the settings of one kind. The pilot, training and evaluation use the same settings.
+    UserError for a value out of range; its message begins with the name of the setting.
+    """
+
+    sign: float = setting(1.0, "Factor of the score; -1 for a score where lower is better.")
+
+    def __post_init__(self) -> None:
+        check_ranges(self, "")
+        require(self.sign != 0, "sign", self.sign, "a factor other than 0, for example 1 or -1")
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """Unit of the raw score. Relative targets exist for "probability" and for units that begin with "nats"."""
+
+    @property
+    def raw_bounds(self) -> tuple[float, float]:
+        """Lowest and highest value before the sign; infinite where there is no bound."""
+        return -inf, inf
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lowest and highest score, after the sign."""
+        low, high = sorted(self.sign * bound + 0.0 for bound in self.raw_bounds)  # + 0.0 turns -0.0 into 0.0
+        return low, high
+
+    @abstractmethod
+    def load(self, name: str) -> Scorer:
+        """The scorer of value `name`; models on the device of this process."""
+
+    def files(self) -> list[str]:
+        """Paths that the scores depend on besides the settings: when they change, texts are scored again."""
+        return []
+
+    def estimated_nbytes(self) -> int:
+        """Bytes that its weights will take, known without loading them."""
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredScore(Score):
+    """A score computed by code that is not part of this package: its unit and its bounds are declared by the user."""
+
+    unit: str = setting("score", "Unit of the score before its sign; a probability and nats allow relative targets.")
+    low: float | None = setting(None, "Lowest value before the sign.", null="leave it unbounded")
+    high: float | None = setting(None, "Highest value before the sign.", null="leave it unbounded")
+
+    @property
+    def raw_bounds(self) -> tuple[float, float]:
+        return -inf if self.low is None else self.low, inf if self.high is None else self.high
+
+
+def check_template(name: str, template: str) -> None:
+    """UserError for a template with other fields than {prompt} and {response}. name: of the setting."""
+    try:
+        template.format(prompt="", response="")
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{name}={template!r} is not a valid template ({error}); its fields are {{prompt}} and {{response}}."
+        ) from error

@@ -1,0 +1,80 @@
+"""Prompts as token ids, and their limit of length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from mapft.config import DataConfig, SamplingConfig, TooLong
+from mapft.sampling.prompts import Prompt
+from mapft.utils.errors import UserError
+from mapft.utils.text import text_of
+
+
+@dataclass(frozen=True)
+class TokenizedPrompts:
+    """Prompts as token ids, and as the texts that scores read."""
+
+    ids: list[list[int]]
+    texts: list[str]
+
+
+def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompts:
+    """Texts unchanged, messages through the chat template with the generation prompt."""
+    if any(not isinstance(prompt, str) for prompt in prompts) and not tokenizer.chat_template:
+        raise UserError(
+            f"The prompts are messages, and the tokenizer of {tokenizer.name_or_path} has no chat template; use "
+            "prompts that are texts (data.as_chat=false), or a chat model."
+        )
+    ids = []
+    for prompt in prompts:
+        if isinstance(prompt, str):
+            ids.append(tokenizer(prompt)["input_ids"])
+        else:
+            ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+    return TokenizedPrompts(ids, [text_of(prompt) for prompt in prompts])
+
+
+def shorten_prompts(
+    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> tuple[list[Prompt], int]:
+    """The prompts after data.too_long is applied to those over data.max_prompt_tokens, and the number of the latter.
+
+    A text that is cut keeps its last tokens, next to the response; messages are never cut but skipped.
+    """
+    limit, remaining, long = data.max_prompt_tokens, [], 0
+    if data.too_long is TooLong.stop:
+        return list(prompts), 0
+    for prompt, ids in zip(prompts, tokenize(prompts, tokenizer).ids, strict=True):
+        if len(ids) <= limit:
+            remaining.append(prompt)
+            continue
+        long += 1
+        if data.too_long is TooLong.cut and isinstance(prompt, str):
+            remaining.append(_cut(prompt, tokenizer, limit))
+    return remaining, long
+
+
+def _cut(prompt: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
+    """The end of the text with at most `limit` tokens."""
+    for count in range(limit, 0, -1):  # the decoded text may have more tokens than the ids it was decoded from
+        text = tokenizer.decode(tokenizer(prompt, add_special_tokens=False)["input_ids"][-count:])
+        if len(tokenizer(text)["input_ids"]) <= limit:
+            return text
+    return prompt[-1:]
+
+
+def check_prompt_lengths(prompts: TokenizedPrompts, policy: Any, data: DataConfig, sampling: SamplingConfig) -> None:
+    """UserError for a prompt over data.max_prompt_tokens, or over the model's positions - sampling.max_new_tokens."""
+    context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    room = data.max_prompt_tokens if context is None else context - sampling.max_new_tokens
+    limit = f"data.max_prompt_tokens={data.max_prompt_tokens}"
+    if room < data.max_prompt_tokens:
+        limit = f"the {context} positions of the model minus sampling.max_new_tokens={sampling.max_new_tokens}"
+    for ids, text in zip(prompts.ids, prompts.texts, strict=True):
+        if len(ids) > min(room, data.max_prompt_tokens):
+            raise UserError(
+                f"A prompt of {len(ids)} tokens is longer than {limit}: {text[:60]!r}; shorten it, set "
+                "data.too_long=drop or cut, or change the limit."
+            )

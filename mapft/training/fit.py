@@ -1,0 +1,141 @@
+"""One fit: PPO from a reference policy to the policy with given multipliers."""
+
+import dataclasses
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from transformers import ProgressCallback
+
+from mapft.config import Config
+from mapft.config.run_folder import RunFolder
+from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.ppo.checkpoint import newest_complete
+from mapft.rewards.loader import RewardModels
+from mapft.sampling.models import load_policy
+from mapft.sampling.prompts import Prompt
+from mapft.tracking.callback import Tracking
+from mapft.tracking.lines import JsonLines, LevelBar
+from mapft.training.refinement import CHECKPOINT_FILE, RefinedLambda, read_history
+from mapft.training.reward import PaletteReward
+from mapft.utils.errors import UserError
+from mapft.utils.files import TEMPORARY
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a fit trains towards: p_lam. Multipliers in nats per raw unit; targets and sd of base scores in raw units.
+
+    lam names the values that are scored; reference_lam has the multipliers of the reference policy.
+    """
+
+    lam: Mapping[str, float]
+    reference_lam: Mapping[str, float]
+    targets: Mapping[str, float]
+    sd: Mapping[str, float]
+
+
+def fit(
+    config: Config,
+    models: RewardModels,
+    objective: Objective,
+    prompts: list[Prompt],
+    folder: RunFolder,
+    run_name: str | None = None,
+) -> Mapping[str, float]:
+    """Train folder.adapter unless it exists; returns the multipliers at the end of the training.
+
+    folder: of the run, or of one visit of the run `run_name`; checkpoints, logs.jsonl and refinement.json are written
+    there too. The reference is the model with its adapter (model.adapter, if any) frozen; training starts from a copy.
+    If lam equals reference_lam, nothing is trained and the saved adapter leaves the policy unchanged. Raises UserError
+    for adapter.target_modules that match no layer.
+    """
+    if folder.adapter.exists():
+        history = read_history(folder.refinement)
+        return history[-1]["lam"] if history else objective.lam
+    policy, tokenizer = load_policy(config.model)
+    args = ppo_config(config, folder)
+    lam = RefinedLambda(
+        objective.lam, objective.targets, objective.sd, config.refine, folder.refinement, args.steps_per_iteration
+    )
+    checkpoint = newest_complete(folder.checkpoints, last_file=CHECKPOINT_FILE)
+    if checkpoint:
+        lam.load(Path(checkpoint))
+    job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
+    tracking = Tracking(config, folder, job, name, objective.targets, args.steps_per_iteration)
+    reward = PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, objective.reference_lam)
+    try:
+        trainer = PPOTrainer(
+            policy,
+            [reward],
+            args=args,
+            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            processing_class=tokenizer,
+            peft_config=None if config.model.adapter else lora_config(config),
+            callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
+        )
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise
+        raise UserError(
+            f"adapter.target_modules={config.adapter.target_modules} matches no layer of {config.model.path}; use "
+            "all-linear, or a regular expression for its module names."
+        ) from error
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(LevelBar(objective.targets, objective.sd))
+    tracking.completions = lambda: trainer.completions
+    with tracking:
+        if objective.lam != objective.reference_lam:
+            trainer.train(resume_from_checkpoint=checkpoint)
+        save_adapter(trainer, folder.adapter)
+    return lam.lam
+
+
+def save_adapter(trainer: PPOTrainer, adapter: Path) -> None:
+    """Write the trained adapter atomically; every process must call this."""
+    temporary = adapter.with_name(f".{adapter.name}{TEMPORARY}")
+    trainer.save_model(str(temporary))
+    if trainer.accelerator.is_main_process:
+        shutil.rmtree(temporary / "ref", ignore_errors=True)  # PEFT saves the frozen reference adapter too
+        temporary.rename(adapter)
+    trainer.accelerator.wait_for_everyone()
+
+
+def lora_config(config: Config) -> LoraConfig:
+    """LoRA without dropout, so that two passes agree, and without the LM head, whose weights TRL reads directly."""
+    output = ["lm_head"] if config.adapter.target_modules == "all-linear" else None
+    return LoraConfig(
+        r=config.adapter.r,
+        lora_alpha=config.adapter.alpha,
+        lora_dropout=0.0,
+        target_modules=config.adapter.target_modules,
+        use_rslora=config.adapter.use_rslora,
+        use_dora=config.adapter.use_dora,
+        exclude_modules=output,
+        task_type="CAUSAL_LM",
+    )
+
+
+def ppo_config(config: Config, folder: RunFolder) -> PPOConfig:
+    """The run's settings as PPOConfig; bf16 autocast on a GPU where the base is bf16."""
+    sampling, on_gpu = config.sampling, torch.cuda.is_available()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)  # transformers about TRL's names
+        return PPOConfig(
+            output_dir=str(folder.checkpoints),
+            max_completion_length=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=config.seed,
+            bf16=on_gpu and config.model.dtype.value in ("auto", "bfloat16"),
+            use_cpu=not on_gpu,
+            save_strategy="steps",
+            report_to=[],  # mapft.tracking reports
+            **dataclasses.asdict(config.trainer),
+        )

@@ -1,0 +1,63 @@
+"""Baseline: rewarded soup (Rame et al., 2023, arXiv 2306.04488), the average of adapters trained on one value each."""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mapft.config import ModelConfig
+from mapft.config.run_folder import RunFolder
+from mapft.training.modes.scalarized import Scalarized
+from mapft.utils.errors import UserError
+from mapft.utils.files import TEMPORARY
+
+
+@dataclass(kw_only=True)
+class Soup(Scalarized):
+    """The average of single-value adapters with the given weights; each adapter is a run of mode scalarized."""
+
+    def train(self, inputs: Any) -> dict[str, float] | None:
+        """adapter/ in the run folder; the single-value runs are trained in their own folders."""
+        from accelerate import PartialState
+
+        if inputs.config.adapter.use_dora:
+            raise UserError(
+                "adapter.use_dora=true does not work with mode=soup, because an average of DoRA adapters is not a DoRA "
+                "adapter; set it to false."
+            )
+        single = {name: Scalarized(name="scalarized", weights={name: 1.0}, kl=self.kl) for name in self.weights}
+        adapters = {name: inputs.train_variant(mode) for name, mode in single.items()}
+        if PartialState().is_main_process and not inputs.folder.adapter.exists():
+            average(inputs.config.model, adapters, self.weights, inputs.folder)
+        return None
+
+    def scored_responses(self, total_episodes: int, pilot: int, folder: Any) -> int:
+        """One training per value."""
+        return len(self.weights) * total_episodes
+
+
+def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[str, float], folder: RunFolder) -> None:
+    """folder.adapter changes the base's weights by sum_i w_i delta_i, where adapter i changes them by delta_i.
+
+    weights: normalised to sum 1. Exact: low-rank factors are concatenated, so the rank is the sum of the ranks.
+    """
+    from peft import PeftModel
+
+    from mapft.sampling.models import load_policy
+
+    policy: Any = None
+    base, _ = load_policy(replace(model, adapter=None))
+    for name, adapter in adapters.items():
+        if policy is None:
+            policy = PeftModel.from_pretrained(base, str(adapter), name)
+        else:
+            policy.load_adapter(str(adapter), name)
+    total = sum(weights[name] for name in adapters)
+    shares = [weights[name] / total for name in adapters]
+    policy.add_weighted_adapter(list(adapters), shares, "soup", combination_type="cat")
+    policy.peft_config["soup"].use_rslora = False  # the factors include the scale
+    temporary = folder.path / f".{folder.adapter.name}{TEMPORARY}"
+    policy.save_pretrained(str(temporary), selected_adapters=["soup"])
+    (temporary / "soup").rename(folder.adapter)
+    shutil.rmtree(temporary)

@@ -1,0 +1,61 @@
+"""lam.r as a TRL reward function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mapft.rewards.loader import RewardModels
+from mapft.utils.text import text_of
+
+Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray]], Mapping[str, float]]
+
+
+class PaletteReward:
+    """R(x, y) = kl_coef * sum_i (lam_i - mu_i) r_i(x, y), so that with KL weight kl_coef the optimum is p_lam.
+
+    mu = `reference_lam` are the multipliers of the reference policy: 0 for p0 (paper, theorem 2), those of the
+    previous visit in sequential mode. The values in `lam` are scored.
+
+    A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
+    RLOOTrainer too. Logs mean and sd of every value's raw scores (map/scores/{value}, map/scores_std/{value}), its
+    lam, and the reward models in memory. observe: called with the trainer's state, prompts and scores (B,) by value;
+    returns the lam of this reward.
+    """
+
+    def __init__(
+        self,
+        models: RewardModels,
+        lam: Mapping[str, float],
+        kl_coef: float,
+        observe: Observer | None = None,
+        reference_lam: Mapping[str, float] | None = None,
+    ):
+        self.models, self.lam, self.kl_coef, self.observe = models, lam, kl_coef, observe
+        self.reference_lam = dict.fromkeys(lam, 0.0) if reference_lam is None else reference_lam
+        self.__name__ = "palette"
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        log_metric: Callable[[str, float], None] = lambda name, value: None,
+        log_extra: Callable[[str, list[float]], None] = lambda name, column: None,
+        trainer_state: Any = None,
+        **_: Any,
+    ) -> list[float]:
+        """One reward per completion."""
+        texts = [text_of(prompt) for prompt in prompts]
+        responses = [text_of(completion) for completion in completions]
+        scores = {name: self.models.score(name, texts, responses) for name in self.lam}
+        if self.observe:
+            self.lam = self.observe(trainer_state, texts, scores)
+        for name, scores_B in scores.items():
+            log_extra(name, scores_B.tolist())
+            log_metric(f"map/scores/{name}", float(scores_B.mean()))
+            log_metric(f"map/scores_std/{name}", float(scores_B.std()))
+            log_metric(f"map/lam/{name}", self.lam[name])
+        log_metric("memory/reward_models_loaded", len(self.models))
+        log_metric("memory/reward_models_gb", self.models.nbytes / 1e9)
+        total_B = sum((self.lam[name] - self.reference_lam[name]) * scores_B for name, scores_B in scores.items())
+        return (self.kl_coef * np.asarray(total_B)).tolist()

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of MAP: errors, files, devices, memory, texts, seeds, redaction, addresses."""

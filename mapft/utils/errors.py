@@ -1,0 +1,33 @@
+"""The exception for a user's mistake, and the message for a file that cannot be read or written."""
+
+import errno
+import os
+import re
+
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
+
+
+class UserError(ValueError):
+    """A mistake that the user can correct.
+
+    The message is one sentence: what is wrong (with the offending value), why, and what to do instead.
+    The command line prints it without a traceback and exits with code 2; any other exception is internal (code 1).
+    """
+
+
+def file_error(error: BaseException | None) -> str:
+    """The message for a file that cannot be opened or written, whichever library raised the error; else empty."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{error.filename} cannot be opened ({error.strerror}); give yourself access, or name another folder."
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # of safetensors
+            number = int(found[1])
+        if number == errno.ENAMETOOLONG:
+            return f"{getattr(error, 'filename', None)} is too long a name for a file; choose a shorter one."
+        if number in NO_ROOM or "failed writing file" in str(error):  # of torch.save
+            name = error.filename if isinstance(error, OSError) and error.filename else "A file of the run"
+            why = os.strerror(number) if number in NO_ROOM else "the disk took no more"
+            return f"{name} cannot be written ({why}); free space or choose output=..., and repeat the command."
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return ""

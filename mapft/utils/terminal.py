@@ -1,0 +1,153 @@
+"""Output on a terminal or in a log file: consoles, progress, tables.
+
+Text is printed literally: paths, names and prompts may contain square brackets, which rich would read as markup.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+NO_BREAK = "\N{NO-BREAK SPACE}"  # in a heading, keeps two words on one line; printed as a space
+GAP = 1  # spaces between two columns of a table
+UNLIMITED = 10_000  # columns
+LOG_SECONDS = 15.0  # between two lines of one task in a log file
+
+
+class Update(Protocol):
+    """How progress is reported: `done` of `total` steps of a task."""
+
+    def __call__(self, task: str, done: int, total: int) -> None: ...
+
+
+class LiteralConsole(Console):
+    """A console without markup, also in `status`, where rich reads markup whatever the console's setting is."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False, force_jupyter=False, **options)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        """A spinner beside the text."""
+        return super().status(Text(status) if isinstance(status, str) else status, **options)
+
+
+def make_console(**options: Any) -> LiteralConsole:
+    """A console that prints text literally. options: of rich.console.Console."""
+    return LiteralConsole(**options)
+
+
+# ---------------------------------------------------------------------- progress
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Update]:
+    """Inside, call update(task, done, total): a bar per task on a terminal, a line every LOG_SECONDS in a log file."""
+    if not console.is_terminal:
+        yield LogLines(console)
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        ids: dict[str, TaskID] = {}
+
+        def update(task: str, done: int, total: int) -> None:
+            if task not in ids:
+                ids[task] = bars.add_task(task, total=total)
+            bars.update(ids[task], completed=done)
+
+        yield update
+
+
+class LogLines:
+    """Progress as lines of plain text: one per task every LOG_SECONDS, and one when it is complete.
+
+    Remaining time: at the mean speed since the first update, whose `done` is where the task started. note: printed
+    after it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._first: dict[str, tuple[float, int]] = {}  # (time, done) by task
+        self._printed: dict[str, float] = {}
+
+    def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
+        now = time.monotonic()
+        start, done_before = self._first.setdefault(task, (now, done))
+        if done < total and now - self._printed.get(task, start) < LOG_SECONDS:
+            return
+        self._printed[task] = now
+        left = ""
+        if done_before < done < total:
+            left = f", {_clock((now - start) * (total - done) / (done - done_before))} left"
+        self.console.print(f"{task}: {done} of {total}{left}{f'; {note}' if note else ''}", soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def print_table(
+    console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]], *, title: str = "", caption: str = ""
+) -> None:
+    """A table in which no word or number is broken; the first column is left-aligned, the others right-aligned.
+
+    Headings wrap at spaces, but not at NO_BREAK. A table wider than the console is printed as records: the
+    first cell of a row, and below it the others with their headings.
+    """
+    if title:
+        console.print(title, soft_wrap=True)
+    table = _table(headings, rows)
+    unlimited = console.options.update(width=UNLIMITED)
+    if Measurement.get(console, unlimited, table).maximum <= console.width:
+        console.print(table)
+    else:
+        _print_records(console, headings, rows)
+    if caption:
+        console.print(caption, soft_wrap=True)
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
+    for number, heading in enumerate(headings):
+        longest = max([len(row[number]) for row in rows], default=0)
+        table.add_column(_wrapped(heading, longest), justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _print_records(console: Console, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    width = max(map(len, headings[1:]), default=0)
+    for first, *cells in rows:
+        console.print(first, soft_wrap=True)
+        for heading, cell in zip(headings[1:], cells, strict=True):
+            if cell:
+                console.print(f"  {heading.replace(NO_BREAK, ' '):<{width}}  {cell}", soft_wrap=True)
+
+
+def _wrapped(heading: str, width: int) -> str:
+    """The heading in lines of at most `width` characters where its words allow it."""
+    lines: list[str] = []
+    for word in heading.split(" "):
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines).replace(NO_BREAK, " ")

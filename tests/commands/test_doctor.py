@@ -1,0 +1,48 @@
+"""`mapft doctor`. Truth: this environment, and one that has been broken."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+from mapft.cli import main
+from mapft.commands import doctor
+
+
+def test_it_reads_this_environment(capfd, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAPFT_CACHE", str(tmp_path / "not" / "there" / "yet"))
+    monkeypatch.setenv("HF_TOKEN", "planted-token-0451")
+    monkeypatch.setenv("COLUMNS", "200")
+    found = {each.subject: each for each in doctor.findings()}
+    assert found["torch"].finding == version("torch")
+    assert found["trl"].state == found["cache"].state == "ok"
+    assert main(["doctor"]) == (2 if any(each.state == "wrong" for each in found.values()) else 0)
+    printed = capfd.readouterr().out
+    assert "planted-token-0451" not in printed
+    assert all(name in printed for name in found)
+
+
+def test_what_is_wrong_is_named_with_a_remedy(capfd, monkeypatch):
+    monkeypatch.setenv("MAPFT_CACHE", "/proc/nowhere")
+    real = version
+
+    def broken(name: str) -> str:
+        if name in ("peft", "gradio"):
+            raise PackageNotFoundError(name)
+        return "1.12.0" if name == "trl" else real(name)
+
+    monkeypatch.setattr(doctor, "version", broken)
+    found = {each.subject: each for each in doctor.findings()}
+    assert (found["peft"].state, found["trl"].state, found["cache"].state) == ("wrong", "wrong", "wrong")
+    assert "tested with <1.17,>=1.16" in found["trl"].remedy
+    assert (found["gradio"].state, found["gradio"].remedy) == ("missing", "mapft ui: pip install 'mapft[ui]'")
+    assert main(["doctor"]) == 2
+    said = capfd.readouterr().out
+    assert "A run would fail because of peft, trl, cache; see the table." in said.replace("\n", " ")
+    assert "pip install 'mapft[ui]'" in said, "brackets are not markup"
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "state"), [("2.13.0+cpu", ">=2.11,<2.14", "ok"), ("2.14.0", "<2.14", "wrong")]
+)
+def test_ranges(found, wanted, state):
+    assert doctor._fits("torch", found, wanted).state == state

@@ -1,0 +1,18 @@
+"""evaluation.json. Truth: the object that was written."""
+
+import json
+
+from tests.evaluation.results import evaluation, value_result
+
+
+def test_an_evaluation_is_read_back_as_it_was_written():
+    written = evaluation({"a": value_result(), "b": value_result(target=None, gap_sd=None, met=None)}, cache_key="k")
+    assert type(written).from_dict(json.loads(json.dumps(written.to_dict()))) == written
+
+
+def test_the_objective_by_hand():
+    """lam_a is the pilot's; b is free; KL = 0.2 nats."""
+    result = evaluation({"a": value_result(), "b": value_result(target=None)})
+    lam = result.solution.lam
+    assert lam["a"] > 0 == lam["b"]
+    assert result.objective() == lam["a"] * 1.48 - 0.2
