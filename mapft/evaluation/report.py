@@ -71,18 +71,29 @@ def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def closing_sentences(evaluation: Evaluation) -> list[str]:
     """What stands below the table."""
-    kl = f"{evaluation.tuned.kl.mean:.3f} [{evaluation.tuned.kl.low:.3f}, {evaluation.tuned.kl.high:.3f}]"
-    if evaluation.aims_at_palette:
-        sentences = [f"KL to the base policy: {evaluation.kl_predicted:.3f} nats predicted, {kl} measured."]
-    else:
-        sentences = [f"KL to the base policy: {kl} nats measured."]
-        sentences.append(f"mode={evaluation.mode} is a baseline: it does not aim at the targets.")
+    sentences = kl_sentences(evaluation)
     if evaluation.adjusted:
         sentences.append("The requested palette is infeasible; these are the targets of the nearest feasible one.")
     if evaluation.visits:
         skipped = sum(visit["skipped"] for visit in evaluation.visits)
         sentences.append(f"{len(evaluation.visits)} visits, {skipped} of them skipped: {evaluation.end}")
     return [*sentences, f"Adapter: {evaluation.adapter}"]
+
+
+def kl_sentences(evaluation: Evaluation) -> list[str]:
+    """The KL to the base policy, what part of it the levels need, and the KL to p_lam."""
+    kl = _interval(evaluation.tuned.kl)
+    if evaluation.aims_at_palette:
+        sentences = [f"KL to the base policy: {evaluation.kl_predicted:.3f} nats predicted, {kl} measured."]
+    else:
+        sentences = [f"KL to the base policy: {kl} nats measured."]
+        sentences.append(f"mode={evaluation.mode} is a baseline: it does not aim at the targets.")
+    if evaluation.price_ratio:
+        ratio = _interval(evaluation.price_ratio, digits=2)
+        sentences.append(f"Price ratio: {ratio} times the least KL that has the realized levels.")
+    if evaluation.kl_to_target and evaluation.aims_at_palette:
+        sentences.append(f"KL to p_lam with the pilot's lambda: {_interval(evaluation.kl_to_target)} nats.")
+    return sentences
 
 
 def print_decoding(
@@ -167,6 +178,7 @@ def report_html(report: Report, figures: Path) -> str:
         title=f"{settings['model']['path']} at the palette {settings['palette']['name']}",
         verdict=verdict(evaluation),
         evaluation=evaluation,
+        kl_sentences=kl_sentences(evaluation),
         values=evaluation.values,
         explanation=report.explanation.splitlines(),
         figures=[
@@ -245,6 +257,10 @@ def _number(number: float) -> str:
 
 def _estimate(estimate: Estimate) -> str:
     return f"{estimate.mean:.3f} ± {estimate.half_width:.3f}"
+
+
+def _interval(estimate: Estimate, digits: int = 3) -> str:
+    return f"{estimate.mean:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
 def _base64(path: Path) -> str:

@@ -80,7 +80,8 @@ class Evaluation:
     mode, aims_at_palette: of the training. lam: multipliers at the end of training, None for a mode without any.
     targets_from: the numbers in the palette's file, by kind of target. requested, adjusted: as in solution.json.
     visits, end: the visits of sequential mode and why it ended, else empty. cache_key: hash of everything that the
-    evaluation depends on. tracked: whether the trackers have it.
+    evaluation depends on. tracked: whether the trackers have it. kl_to_target: KL(pi || p_lam) of the tuned policy and
+    the pilot's lam, in nats. price_ratio: KL(pi || p0) / the least KL that has its levels. Both as in convergence.py.
     """
 
     values: dict[str, ValueResult]
@@ -98,6 +99,8 @@ class Evaluation:
     adapter: str
     visits: list[dict[str, Any]]
     end: str
+    kl_to_target: Estimate | None = None
+    price_ratio: Estimate | None = None
     cache_key: str = ""
     tracked: bool = False
 
@@ -126,6 +129,8 @@ class Evaluation:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
         plain["values"] = {name: asdict(value) for name, value in self.values.items()}
         plain["policies"] = {name: asdict(policy) for name, policy in self.policies.items()}
+        for name in ("kl_to_target", "price_ratio"):
+            plain[name] = None if plain[name] is None else asdict(plain[name])
         return plain | {"solution": self.solution.to_dict()}
 
     @classmethod
@@ -137,5 +142,9 @@ class Evaluation:
                 "values": {name: ValueResult.from_dict(value) for name, value in plain["values"].items()},
                 "policies": {name: PolicyResult.from_dict(policy) for name, policy in plain["policies"].items()},
                 "solution": DualSolution.from_dict(plain["solution"]),
+                **{
+                    name: Estimate(**plain[name]) if plain.get(name) else None
+                    for name in ("kl_to_target", "price_ratio")
+                },
             }
         )

@@ -96,6 +96,7 @@ def _existing(run: Run, cache_key: str) -> Evaluation | None:
 
 
 def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: str) -> Evaluation:
+    from mapft.evaluation.convergence import kl_to_target, price_ratio
     from mapft.evaluation.figures import run_figures
     from mapft.evaluation.levels import summarize
     from mapft.evaluation.report import Report, write_report
@@ -103,6 +104,7 @@ def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: st
     record, config = run.solution_record, run.config
     tables = {name: policy_responses(run, name, policy) for name, policy in policies.items()}
     sequential = read_json(run.folder.sequential) if run.folder.sequential.exists() else {}
+    pair = tables[BASE], tables[TUNED]
     values, results = summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
     evaluation = Evaluation(
         values=values,
@@ -120,6 +122,8 @@ def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: st
         adapter=str(run.folder.adapter),
         visits=sequential.get("visits", []),
         end=sequential.get("end", ""),
+        kl_to_target=kl_to_target(*pair, record.solution.lam, config.evaluation, config.seed),
+        price_ratio=price_ratio(*pair, record.solution.targets, config.evaluation, config.seed),
         cache_key=cache_key,
     )
     captions = run_figures(run.folder, run.matrix, evaluation, tables)

@@ -13,6 +13,7 @@ from mapft.config import EvaluationConfig
 from mapft.config.run_folder import RunFolder
 from mapft.evaluation import report
 from mapft.evaluation.levels import summarize
+from mapft.evaluation.result import Estimate
 from mapft.palette import Palette, ScoreMatrix, explain, solve_dual
 from mapft.utils.terminal import make_console
 from tests.evaluation.results import evaluation, responses, value_result
@@ -41,7 +42,9 @@ def test_the_closing_table_of_the_quickstart_at_80_columns():
         "helpful": value_result(base=1.12, target=1.701, lam=1.26, predicted=1.701),
         "harmless": value_result(base=0.9, target=None, lam=0.0, gap_sd=None, met=None),
     }
-    result = evaluation(values, lam={"humor": 0.942, "helpful": 1.33, "harmless": 0.0})
+    lam = {"humor": 0.942, "helpful": 1.33, "harmless": 0.0}
+    convergence = {"price_ratio": Estimate(1.258, 1.16, 1.37), "kl_to_target": Estimate(0.205, 0.183, 0.227)}
+    result = evaluation(values, lam=lam, **convergence)
     assert [line.rstrip() for line in printed(result).splitlines()] == [
         "Predicted and realized on 7 held-out prompts",
         "                                                     realized     gap  within",
@@ -51,16 +54,22 @@ def test_the_closing_table_of_the_quickstart_at_80_columns():
         "helpful    1.120   1.701  1.26→1.33      1.701  1.480 ± 0.120  -0.020     yes",
         "harmless   0.900    free       0.00      1.500  1.480 ± 0.120",
         f"KL to the base policy: {result.kl_predicted:.3f} nats predicted, 0.200 [0.100, 0.300] measured.",
+        "Price ratio: 1.26 [1.16, 1.37] times the least KL that has the realized levels.",
+        "KL to p_lam with the pilot's lambda: 0.205 [0.183, 0.227] nats.",
         "Adapter: adapter",
     ]
 
 
 def test_a_baseline_has_no_predicted_levels():
-    text = printed(evaluation({"a": value_result()}, mode="dpo", aims_at_palette=False, lam=None, confidence=0.9))
+    convergence = {"price_ratio": Estimate(1.5, 1.2, 1.8), "kl_to_target": Estimate(0.3, 0.2, 0.4)}
+    baseline = {"mode": "dpo", "aims_at_palette": False, "lam": None, "confidence": 0.9}
+    text = printed(evaluation({"a": value_result()}, **baseline, **convergence))
     [row] = [line for line in text.splitlines() if line.startswith("a ")]
     assert row.split() == ["a", "0.000", "1.500", "1.480", "±", "0.120", "-0.020", "yes"]
     assert "mode=dpo is a baseline" in text
     assert "predicted," not in text
+    assert "Price ratio: 1.50 [1.20, 1.80]" in text
+    assert "p_lam" not in text
 
 
 def test_a_table_that_is_too_wide_is_printed_as_records():

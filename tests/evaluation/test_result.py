@@ -1,12 +1,15 @@
 """evaluation.json. Truth: the object that was written."""
 
 import json
+from dataclasses import replace
 
+from mapft.evaluation.result import Estimate
 from tests.evaluation.results import evaluation, value_result
 
 
 def test_an_evaluation_is_read_back_as_it_was_written():
     written = evaluation({"a": value_result(), "b": value_result(target=None, gap_sd=None, met=None)}, cache_key="k")
+    written = replace(written, price_ratio=Estimate(1.2, 1.1, 1.3))
     assert type(written).from_dict(json.loads(json.dumps(written.to_dict()))) == written
 
 

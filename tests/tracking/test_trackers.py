@@ -66,6 +66,7 @@ def test_offline_files_hold_every_metric_of_the_glossary_and_every_artifact(worl
     assert {metric.step_metric for metric in train["metrics"] if metric.glob_name == "*"} == {"episodes"}
     summary = json.loads((folder / "evaluation.json").read_text())
     assert evaluate["summary"]["evaluation/realized_mean/vowels"] == summary["values"]["vowels"]["realized"]["mean"]
+    assert evaluate["summary"]["evaluation/kl_to_target_mean"] == summary["kl_to_target"]["mean"]
     assert evaluate["run"].run_group == folder.name
     assert {"report", "score-matrix", "dual-solution"} <= set(evaluate["artifacts"].values())
     events = EventAccumulator(str(folder / "tensorboard")).Reload()

@@ -83,8 +83,11 @@ class WandbTracker(Tracker):
                     summary[f"evaluation/{key}/{name}"] = getattr(value, key)
             for key in ("mean", "low", "high"):
                 summary[f"evaluation/realized_{key}/{name}"] = getattr(value.realized, key)
-        for key in ("mean", "low", "high"):
-            summary[f"evaluation/kl_{key}"] = getattr(evaluation.tuned.kl, key)
+        estimates = {"kl": evaluation.tuned.kl}
+        estimates |= {"kl_to_target": evaluation.kl_to_target, "price_ratio": evaluation.price_ratio}
+        for name, estimate in estimates.items():
+            for key in ("mean", "low", "high") if estimate else ():
+                summary[f"evaluation/{name}_{key}"] = getattr(estimate, key)
         summary["evaluation/kl_predicted"] = evaluation.kl_predicted
         figures = {path.stem: wandb.Image(str(path)) for path in sorted(folder.figures.glob("*.png"))}
         self.run.log({f"evaluation/{name}": figure for name, figure in figures.items()})
