@@ -3,13 +3,15 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from mapft.config import Choose
+from mapft.config import Choose, DecodingConfig
 from mapft.config.identity import fingerprint, identity
 from mapft.pipeline.evaluate import aligned_sampler
 from mapft.pipeline.run import Run
+from mapft.playground.paths import file_state
 from mapft.sampling.prompts import Prompt, load_prompts
 from mapft.sampling.split import apply_length_limit
 from mapft.utils.files import write_text
@@ -17,7 +19,7 @@ from mapft.utils.seeds import derive_seed
 
 
 def decode(run: Run) -> Path:
-    """One of n candidates of the base policy for every prompt -> decoded-*.jsonl, written chunk by chunk.
+    """One of n candidates for every prompt -> decoded-*.jsonl, written chunk by chunk.
 
     A command that was stopped continues after its last complete chunk.
     """
@@ -26,14 +28,17 @@ def decode(run: Run) -> Path:
     from mapft.sampling.tokens import check_prompt_lengths, tokenize
 
     settings, solution, prompts = run.config.decoding, run.solution, _prompts(run)
-    if settings.choose is not Choose.rejection and (sentence := candidates_warning(solution.kl, settings.candidates)):
+    from_base = settings.choose is not Choose.rejection and not settings.adapter
+    if from_base and (sentence := candidates_warning(solution.kl, settings.candidates)):
         run.console.print(sentence, soft_wrap=True)
     n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
-    path = run.folder.decoded(settings.choose.value, n, fingerprint(identity(settings), solution.lam, prompts))
+    path = run.folder.decoded(
+        settings.choose.value, n, fingerprint(identity(settings), solution.lam, prompts, *_adapter_state(settings))
+    )
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     lines = [line for line in lines if line.endswith("\n")]  # a kill can leave part of the last line
     if len(lines) < total:
-        sampler = aligned_sampler(run)
+        sampler = aligned_sampler(run, settings.adapter, "decoding.adapter")
         tokenized = tokenize(prompts, sampler.tokenizer)
         check_prompt_lengths(tokenized, sampler.model, run.config.data, run.config.sampling)
         chunk = sampler.chunk_size(n, per_prompt)
@@ -57,6 +62,10 @@ def decode(run: Run) -> Path:
                 update("decoding", len(lines), total)
     print_decoding(pd.DataFrame(map(json.loads, lines)), solution, settings.choose, run.config.evaluation, run.console)
     return path
+
+
+def _adapter_state(settings: DecodingConfig) -> list[Any]:
+    return [file_state(settings.adapter)] if settings.adapter else []
 
 
 def _prompts(run: Run) -> list[Prompt]:

@@ -22,6 +22,9 @@ class DecodingConfig(Settings):
     prefix: ClassVar[str] = "decoding"
     candidates: int = setting(16, "n, candidates per response; rejection generates n at a time.", at_least=1)
     choose: Choose = setting(Choose.sample, "How one candidate is picked.")
+    adapter: str | None = setting(
+        None, "Adapter of a tuned policy, which generates the candidates.", null="use the base policy"
+    )
     max_candidates: int = setting(4096, "Candidates per response after which rejection gives up.", at_least=1)
     prompts: str | None = setting(
         None, "A file or dataset of prompts, read with the settings of `data`; null: the held-out prompts."
@@ -31,4 +34,8 @@ class DecodingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         enough = self.max_candidates >= self.candidates
+        tuned = self.adapter is not None
+        require(
+            not tuned or self.choose is Choose.sample, "decoding.choose", self.choose.value, "sample with an adapter"
+        )
         require(enough, "decoding.max_candidates", self.max_candidates, "at least decoding.candidates")

@@ -12,11 +12,13 @@ BASE, TUNED = "base", "tuned"  # the policies that are always evaluated
 
 @dataclass(kw_only=True)
 class PolicyConfig(Settings):
-    """A policy to evaluate beside the base and the tuned one: an adapter on the base model, or decoding."""
+    """A policy to evaluate beside the base and the tuned one: an adapter on the base model, decoding, or both."""
 
     prefix: ClassVar[str] = "evaluation.policies"
     adapter: str | None = setting(None, "Folder or Hub id of a PEFT adapter.")
-    candidates: int | None = setting(None, "Decoding with n candidates and the pilot's lambda.", at_least=1)
+    candidates: int | None = setting(
+        None, "Decoding with the pilot's lambda: n candidates, of the adapter where there is one.", at_least=1
+    )
     choose: Choose = setting(Choose.sample, "How decoding picks a candidate.")
     samples_per_prompt: int | None = setting(
         None, "Responses to every prompt; null: evaluation.samples_per_prompt.", at_least=1
@@ -24,8 +26,12 @@ class PolicyConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.adapter is None) == (self.candidates is None):
-            raise UserError("A policy of evaluation.policies has either an adapter or candidates; give one of them.")
+        if self.adapter is None and self.candidates is None:
+            raise UserError("A policy of evaluation.policies has neither an adapter nor candidates; give one of them.")
+        if self.adapter and self.candidates:
+            require(
+                self.choose is Choose.sample, f"{self.prefix}.NAME.choose", self.choose.value, "sample with an adapter"
+            )
 
 
 @dataclass(kw_only=True)
@@ -36,7 +42,7 @@ class EvaluationConfig(Settings):
     prompts: int | None = setting(512, "Held-out prompts to use.", at_least=1, null="use all of them")
     samples_per_prompt: int = setting(8, "Responses to every prompt.", at_least=1)
     policies: dict[str, Any] = setting(
-        factory=dict, help=f"More policies by name, beside {BASE} and {TUNED}: adapter or candidates, and choose."
+        factory=dict, help=f"More policies by name, beside {BASE} and {TUNED}: adapter, candidates, and choose."
     )
     confidence: float = setting(0.95, "Confidence level of the intervals.", above=0, below=1)
     bootstrap: int = setting(2000, "Resamples of the prompts.", at_least=100)

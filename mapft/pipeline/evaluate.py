@@ -57,7 +57,7 @@ def policy_identity(run: Run, name: str, policy: PolicyConfig | None) -> dict[st
     source: list[Any] = [name]
     if policy and policy.adapter:
         source += [policy.adapter, file_state(policy.adapter)]
-    elif policy:
+    if policy and policy.candidates:
         source += [identity(policy), run.solution.lam, run.config.decoding.max_candidates]
     return run.scoring_identity | {
         "prompts": run.config.evaluation.prompts,
@@ -179,7 +179,7 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     total = len(held_out) * per_prompt
     parts: list[pd.DataFrame] = []
     with run.progress() as update:
-        for part in aligned_sampler(run).stream(
+        for part in aligned_sampler(run, policy.adapter, f"evaluation.policies.{name}.adapter").stream(
             held_out,
             policy.candidates,
             policy.choose,
@@ -192,10 +192,14 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def aligned_sampler(run: Run) -> Any:
-    """An AlignedSampler of the base policy with the pilot's lambda."""
+def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
+    """An AlignedSampler with the pilot's lambda, of the base policy or of an adapter, which `option` names."""
     from mapft.sampling.decoding import AlignedSampler
-    from mapft.sampling.models import load_policy
+    from mapft.sampling.models import load_adapter, load_policy
 
-    base, tokenizer = load_policy(run.config.model)
-    return AlignedSampler(base, tokenizer, run.scores, run.solution.lam, run.config.sampling)
+    model, tokenizer = load_policy(run.config.model)
+    if adapter:
+        model = load_adapter(model, Path(existing_or_hub(adapter, option)))
+    return AlignedSampler(
+        model, tokenizer, run.scores, run.solution.lam, run.config.sampling, tuned=adapter is not None
+    )

@@ -8,6 +8,9 @@ One of n candidates y_1..y_n ~ p0(.|x) is returned (mapft/palette/README.md):
                 distribution is exactly p_lam. It needs a bound max r_i for every value with lam_i > 0, and on average
                 exp(B) / Z(x) candidates
 
+The candidates can come from a tuned policy pi, which needs fewer of them: y_j is returned with probability
+softmax_j(lam.r(x, y_j) - log pi/p0(y_j|x)), and the distribution tends to p_lam for every pi.
+
 Legend: P prompts of a chunk, n candidates, N = P * n.
 """
 
@@ -19,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from peft import PeftModel
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
@@ -41,7 +44,8 @@ class AlignedSampler:
     model, tokenizer: p0, sampled with the settings `sampling` (max_new_tokens, temperature, ...); the model's own
     generation defaults are ignored. rewards: the scores by value name, from `mapft.rewards.parse`. lam: multipliers in
     nats per raw unit, >= 0, from `solve_dual`; values without a multiplier are scored with lam_i = 0. UserError for a
-    negative or unknown multiplier. Source: mapft/palette/README.md.
+    negative or unknown multiplier. tuned: model is pi, a policy from `mapft.sampling.models.load_adapter`. Source:
+    mapft/palette/README.md, "Decoding".
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class AlignedSampler:
         rewards: Mapping[str, Score],
         lam: Mapping[str, float],
         sampling: SamplingConfig | None = None,
+        tuned: bool = False,
     ):
         unknown = [name for name in lam if name not in rewards]
         invalid = [f"{name}={number}" for name, number in lam.items() if not 0 <= number < math.inf]
@@ -62,6 +67,7 @@ class AlignedSampler:
         self.lam = {name: float(lam.get(name, 0.0)) for name in rewards}
         self.sampling = sampling or SamplingConfig()
         self.models = RewardModels(rewards)
+        self.tuned = tuned
 
     def generate(
         self,
@@ -96,14 +102,17 @@ class AlignedSampler:
 
         Columns: prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
-        p = softmax(lam.r), and kl in nats. For `sample`, kl = log n - entropy(p), whose mean is at least KL(q_n || p0);
-        for `best`, the bound log n - (n - 1) / n; for `rejection`, lam.r - B - log(accepted / candidates) of the
-        prompt, whose mean estimates KL(p_lam || p0), and there is an additional column `accepted`.
+        p the probabilities of the candidates, and kl in nats. For `sample`, kl = log n - entropy(p), plus
+        sum_j p_j log pi/p0(y_j) for a tuned policy; its mean is at least KL(q_n || p0). For `best`, the bound
+        log n - (n - 1) / n; for `rejection`, lam.r - B - log(accepted / candidates) of the prompt, whose mean estimates
+        KL(p_lam || p0), and there is an additional column `accepted`.
         first: skip the prompts before this one; a multiple of `chunk_size`.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
         if n < 1 or samples_per_prompt < 1:
             raise UserError(f"n={n}, samples_per_prompt={samples_per_prompt}: both must be at least 1.")
+        if self.tuned and choose is not Choose.sample:
+            raise UserError(f"choose={choose.value} is for candidates of the base policy; set choose=sample.")
         if first % chunk:
             raise ValueError(f"first={first} is not a multiple of chunk_size={chunk}")
         bound = _max_tilt(self.rewards, self.lam) if choose is Choose.rejection else 0.0
@@ -122,11 +131,12 @@ class AlignedSampler:
         return max(1, self.sampling.batch_size // max(1, n * samples_per_prompt))
 
     def _candidates(self, prompts: Sequence[Prompt], n: int, seed: int) -> pd.DataFrame:
-        """n candidates of every prompt, rows sorted by prompt, with their scores, and lam.r in the column `tilt`."""
+        """n candidates of every prompt, rows sorted by prompt, with their scores, and tilt = lam.r - log pi/p0."""
+        tokenized = tokenize(prompts, self.tokenizer)
         with _generation_defaults_cleared(self.model, self.tokenizer):
-            table = generate(self.model, self.tokenizer, tokenize(prompts, self.tokenizer), self.sampling, n, seed)
+            table = generate(self.model, self.tokenizer, tokenized, self.sampling, n, seed, measure_kl=self.tuned)
         texts, responses = table["prompt"].tolist(), table["response"].tolist()
-        table["tilt"] = 0.0
+        table["tilt"] = -table["kl"] if self.tuned else 0.0
         for name, lam in self.lam.items():
             table[name] = self.models.score(name, texts, responses)
             table["tilt"] += lam * table[name]
@@ -142,6 +152,8 @@ class AlignedSampler:
         rows = table.iloc[key_Pn.argmax(axis=1) + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
         ess_P, kl_P = ess_and_kl(tilt_Pn)
         rows["candidates"], rows["ess"] = n, ess_P
+        if self.tuned:
+            kl_P = kl_P + (softmax(tilt_Pn, axis=1) * table["kl"].to_numpy().reshape(-1, n)).sum(axis=1)
         rows["kl"] = kl_P if choose is Choose.sample else math.log(n) - (n - 1) / n
         return rows.drop(columns="tilt")
 
@@ -168,20 +180,7 @@ class AlignedSampler:
                 if accepted_N[candidates].any():
                     first = table.iloc[start + int(accepted_N[candidates].argmax())]
                     rows[index] = {str(key): cell for key, cell in first.items()}
-        return self._rejection_table(rows, tilts, accepted, bound)
-
-    def _rejection_table(
-        self, rows: list[dict[str, Any]], tilts: list[list[float]], accepted: list[int], bound: float
-    ) -> pd.DataFrame:
-        """The accepted rows with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
-        chosen = pd.DataFrame(rows, columns=["prompt", "response", "tokens", "finished", *self.lam])
-        chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
-        chosen["ess"] = [float(ess_and_kl(np.array([tilt]))[0][0]) for tilt in tilts]
-        tilt_N = sum(lam * chosen[name].astype(float) for name, lam in self.lam.items())
-        totals = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
-        with np.errstate(divide="ignore"):  # log Z(x) = B + log(acceptance rate)
-            chosen["kl"] = tilt_N - bound - np.log(totals["accepted"] / totals["candidates"])
-        return chosen
+        return _rejection_table(rows, tilts, accepted, self.lam, bound)
 
 
 def ess_and_kl(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,6 +199,20 @@ def candidates_warning(kl: float, n: int) -> str:
         f"The palette needs a KL of {kl:.2f} nats, and {n} candidates allow at most log {n} = {math.log(n):.2f}, so "
         f"its levels will be {shortfall}; use {math.ceil(math.exp(kl + 1))} candidates or more."
     )
+
+
+def _rejection_table(
+    rows: list[dict[str, Any]], tilts: list[list[float]], accepted: list[int], lam: Mapping[str, float], bound: float
+) -> pd.DataFrame:
+    """The accepted rows with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
+    chosen = pd.DataFrame(rows, columns=["prompt", "response", "tokens", "finished", *lam])
+    chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
+    chosen["ess"] = [float(ess_and_kl(np.array([tilt]))[0][0]) for tilt in tilts]
+    tilt_N = sum(number * chosen[name].astype(float) for name, number in lam.items())
+    totals = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
+    with np.errstate(divide="ignore"):  # log Z(x) = B + log(acceptance rate)
+        chosen["kl"] = tilt_N - bound - np.log(totals["accepted"] / totals["candidates"])
+    return chosen
 
 
 def _max_tilt(rewards: Mapping[str, Score], lam: Mapping[str, float]) -> float:

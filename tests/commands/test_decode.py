@@ -35,6 +35,10 @@ def test_decoding_streams_resumes_and_warns_when_candidates_are_too_few(world, t
     assert re.search(r"needs a KL of [0-9.]+ nats, .* use \d+ candidates or more", capfd.readouterr().out)
     [path] = tmp_path.glob("run-*/decoded-best-2-*.jsonl")
     assert [json.loads(line)["prompt"] for line in path.read_text().splitlines()] == ["Why is it so quiet?"] * 3
+    assert main([*arguments, "decoding.adapter=/no/such", "decoding.candidates=3"]) == 2
+    assert "decoding.adapter=/no/such does not exist" in capfd.readouterr().err
+    assert main([*arguments, "decoding.adapter=x", "decoding.choose=best"]) == 2
+    assert "decoding.choose=best is invalid; it must be sample with an adapter" in capfd.readouterr().err
     assert main([*arguments, "decoding.choose=rejection"]) == 2
     assert "vowels has none; set choose=sample" in capfd.readouterr().err
     (tmp_path / "long.jsonl").write_text(json.dumps({"question": "Why is it so quiet? " * 30}) + "\n")

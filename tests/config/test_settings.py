@@ -115,7 +115,7 @@ def test_policies_are_settings_below_names_of_the_users():
             "evaluation.policies.odd={'candidate': 1} is invalid; it must be a mapping of some of adapter",
         ),
         ({"candidates": "many"}, "evaluation.policies.odd.candidates: Value 'many'"),
-        ({}, "either an adapter or candidates"),
+        ({}, "neither an adapter nor candidates"),
         (7, "evaluation.policies.odd=7 is invalid"),
     ):
         with pytest.raises(UserError, match=message):

@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 
+import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -25,12 +26,17 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
     [adapter] = tmp_path.glob("run-*/adapter")
     more = [f"+evaluation.policies.other.adapter={adapter}", "+evaluation.policies.other.samples_per_prompt=6"]
     more += ["+evaluation.policies.best={candidates: 4, choose: best}"]
+    more += [f"+evaluation.policies.resampled={{adapter: {adapter}, candidates: 4, samples_per_prompt: 1}}"]
     assert main(["evaluate", *arguments, *more]) == 0
     found = json.loads((adapter.parent / "evaluation.json").read_text())["policies"]
-    assert list(found) == ["base", "tuned", "decoding", "other", "best"]
+    assert list(found) == ["base", "tuned", "decoding", "other", "best", "resampled"]
     assert found["other"]["responses"] == 6 * found["decoding"]["responses"]
     assert found["base"]["kl"]["mean"] == 0
     assert found["best"]["kl"]["mean"] == pytest.approx(math.log(4) - 0.75)
+    assert found["resampled"]["responses"] == found["decoding"]["responses"]
+    resampled = pd.read_parquet(adapter.parent / "evaluation_resampled.parquet")
+    assert resampled["ess"].between(1, 4).all()
+    assert (resampled["candidates"] == 4).all()
     assert found["best"]["win_rate"]["vowels"]["mean"] > 0.5
     report = (adapter.parent / "report.html").read_text()
     assert "mapft evaluate experiment=own" in report
@@ -43,8 +49,8 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
         "trajectories",
     }
     for wrong, said in (
-        ("none={}", "either an adapter or candidates"),
-        ("two={adapter: x, candidates: 2}", "either an adapter or candidates"),
+        ("none={}", "neither an adapter nor candidates"),
+        ("two={adapter: x, candidates: 2, choose: best}", "choose=best is invalid; it must be sample with an adapter"),
         ("odd={candidate: 2}", "a mapping of some of adapter, candidates, choose"),
         ("odd={candidates: many}", "evaluation.policies.odd.candidates: Value 'many'"),
         ("odd={candidates: 2, choose: worst}", "evaluation.policies.odd.choose: Invalid value 'worst'"),

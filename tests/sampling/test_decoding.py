@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model
 from scipy.integrate import quad
 from scipy.special import xlogy
@@ -9,7 +10,7 @@ from scipy.special import xlogy
 from mapft.config import Choose, ModelConfig, SamplingConfig
 from mapft.rewards import parse
 from mapft.sampling.decoding import AlignedSampler, candidates_warning, ess_and_kl
-from mapft.sampling.models import load_policy
+from mapft.sampling.models import load_adapter, load_policy
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
 
@@ -134,6 +135,52 @@ def test_the_reported_kl_is_a_tight_upper_bound(world):
     noise = table["kl"].std() / np.sqrt(len(table))
     assert truth < table["kl"].mean() + 3 * noise
     assert table["kl"].mean() - truth < 0.05
+
+
+@pytest.fixture(scope="module")
+def tuned(world, tmp_path_factory):
+    """A policy with an adapter of random weights, and log pi of each response as tokens per prompt (P, responses)."""
+    folder = tmp_path_factory.mktemp("adapter")
+    path = world[0].name_or_path
+    torch.manual_seed(0)
+    lora = LoraConfig(
+        r=4, lora_alpha=1, init_lora_weights=False, target_modules="all-linear", exclude_modules=["lm_head"]
+    )
+    get_peft_model(load_policy(ModelConfig(path=path))[0], lora).save_pretrained(folder)
+    policy = load_adapter(load_policy(ModelConfig(path=path))[0], folder)
+    return policy, tabular.log_probs(policy)
+
+
+def test_candidates_of_a_tuned_policy_tend_to_p_lam_too(world, tuned):
+    """For one prompt: X2 against the exact distribution, with pi for p0 and lam.r - log pi/p0 for lam.r.
+
+    The reported KL is at least KL(q_n||p0), and the distance to p_lam falls from KL(p_lam||pi) towards 0.
+    """
+    policy, log_pi_PY = tuned
+    _, tokenizer, texts, _, tilt_Y = world
+    decoded = [text.strip() for text in tokenizer.batch_decode(tabular.responses(), skip_special_tokens=True)]
+    place = np.array([texts.index(text) for text in decoded])
+    prompt, target_Y = 3, p_lam(world[3][3], tilt_Y)
+    log_p0_Y = tabular.log_probs(world[0])[prompt]
+    sampling, samples = SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=4096), 20_000
+    distance = []
+    for n in (1, 4):
+        aligned = AlignedSampler(policy, tokenizer, SCORES, LAM, sampling, tuned=True)
+        table = aligned.generate([tabular.PROMPTS[prompt]], n, samples_per_prompt=samples)
+        log_weight_Y = tilt_Y[place] - log_pi_PY[prompt] + log_p0_Y
+        pi_Y = np.exp(log_pi_PY[prompt])
+        tokens_Y = pi_Y if n == 1 else exact_distribution(pi_Y, log_weight_Y, n)
+        exact_Y = np.bincount(place, tokens_Y, minlength=len(texts))
+        expected_Y, observed_Y = samples * exact_Y, samples * frequencies(world, table, 0)
+        frequent = expected_Y >= 10
+        statistic = ((observed_Y - expected_Y)[frequent] ** 2 / expected_Y[frequent]).sum()
+        assert abs(statistic - frequent.sum()) < 5 * np.sqrt(2 * frequent.sum())
+        noise = table["kl"].std() / np.sqrt(len(table))
+        assert kl(tokens_Y, np.exp(log_p0_Y)) < table["kl"].mean() + 3 * noise
+        distance.append(kl(target_Y, exact_Y))
+    assert distance[0] > 5 * distance[1]
+    with pytest.raises(UserError, match="choose=best is for candidates of the base policy; set choose=sample"):
+        aligned.generate(tabular.PROMPTS, 4, "best")
 
 
 def test_rejection_is_exact(world):
