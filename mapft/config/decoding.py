@@ -34,8 +34,7 @@ class DecodingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         enough = self.max_candidates >= self.candidates
-        tuned = self.adapter is not None
-        require(
-            not tuned or self.choose is Choose.sample, "decoding.choose", self.choose.value, "sample with an adapter"
-        )
+        require(self.adapter != "", "decoding.adapter", "", "a folder or Hub id, or null")
+        exact = self.adapter is None or self.choose is Choose.sample
+        require(exact, "decoding.choose", self.choose.value, "sample with an adapter")
         require(enough, "decoding.max_candidates", self.max_candidates, "at least decoding.candidates")

@@ -28,7 +28,8 @@ class PolicyConfig(Settings):
         super().__post_init__()
         if self.adapter is None and self.candidates is None:
             raise UserError("A policy of evaluation.policies has neither an adapter nor candidates; give one of them.")
-        if self.adapter and self.candidates:
+        require(self.adapter != "", f"{self.prefix}.NAME.adapter", "", "a folder or Hub id")
+        if self.adapter:
             require(
                 self.choose is Choose.sample, f"{self.prefix}.NAME.choose", self.choose.value, "sample with an adapter"
             )

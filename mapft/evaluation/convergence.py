@@ -4,8 +4,9 @@
                                        = E_x log E_{y~p0} exp(lam.r) - E u
     price ratio    KL(pi || p0) / min { KL(p || p0) : E_p r_i >= E_pi r_i for every value i with a target }
 
-KL to p_lam is 0, and the price ratio 1, where pi = p_lam; neither depends on whether the levels are met. E_x log E is
-the `centered` estimator, so each needs two responses per prompt or more. Intervals resample prompts.
+KL to p_lam is 0 exactly where pi = p_lam; the price ratio is 1 for the p_lam of any lam. Neither depends on whether
+the levels are met. E_x log E is the `centered` estimator, so each needs two responses per prompt or more. Intervals
+resample prompts. log pi/p0 is that of the full distributions: with sampling.top_k or top_p both are approximations.
 Source: mapft/palette/README.md, "Convergence and price ratio".
 
 Legend: P prompts, N responses.
@@ -20,6 +21,7 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from mapft.config import EvaluationConfig
+from mapft.evaluation.levels import small_sample_widening
 from mapft.evaluation.result import Estimate
 from mapft.palette import ScoreMatrix
 from mapft.palette.newton import KKT_TOLERANCE
@@ -27,7 +29,6 @@ from mapft.palette.partition import Floats
 from mapft.palette.problem import Problem
 from mapft.utils.seeds import derive_seed
 
-MIN_ESS = 0.1  # share of pi's responses that must be effective under p_lam / pi
 PRICE_RESAMPLES = 400  # each solves a dual
 
 
@@ -37,21 +38,26 @@ def kl_to_target(
     """E_x KL(pi(.|x) || p_lam(.|x)) in nats; None with one response to a prompt.
 
     base, tuned: responses to the same prompts, with prompt_id, a column per value and, in tuned, kl = log pi/p0.
-    log Z is estimated from pi, whose weights are nearly constant close to p_lam. Where fewer than MIN_ESS of its
-    responses are effective, it is estimated from p0, as the dual does it.
+    log Z is estimated from p0, as the dual does it, and from pi, whose weights are nearly constant close to p_lam.
+    Either is too low where it misses responses that are probable under p_lam (a collapsed pi, a p0 far from p_lam). So
+    the estimate from pi, the more precise one, counts unless it is below the interval of that from p0.
     """
     lam_V = pd.Series(dict(lam))
     reward = _log_mean_exp(base[list(lam)] @ lam_V, base["prompt_id"])
     log_weight = _log_mean_exp(tuned[list(lam)] @ lam_V - tuned["kl"], tuned["prompt_id"])
     if reward is None or log_weight is None:
         return None
-    log_z = log_weight if log_weight.ess >= MIN_ESS else reward
-    shift_P = log_z.mean_P - log_weight.mean_P
 
-    def kl(share_P: Floats) -> float:
-        return max(0.0, float(share_P @ shift_P + logsumexp(log_z.log_exp_P, b=share_P)))
+    def estimate(log_z: _LogMeanExp) -> Estimate:
+        shift_P = log_z.mean_P - log_weight.mean_P
 
-    return _resampled(kl, len(shift_P), settings.bootstrap, settings.confidence, seed)
+        def kl(share_P: Floats) -> float:
+            return float(share_P @ shift_P + logsumexp(log_z.log_exp_P, b=share_P))
+
+        return _resampled(kl, len(shift_P), settings.bootstrap, settings.confidence, seed)
+
+    from_base, from_tuned = estimate(reward), estimate(log_weight)
+    return from_base if from_tuned.mean < from_base.low else from_tuned
 
 
 def price_ratio(
@@ -90,11 +96,10 @@ def price_ratio(
 
 
 class _LogMeanExp(NamedTuple):
-    """E_x log E_y exp(u) = mean(mean_P) + log mean(exp(log_exp_P)), and the effective share of the responses."""
+    """E_x log E_y exp(u) = mean(mean_P) + log mean(exp(log_exp_P)), by prompt."""
 
     mean_P: Floats
     log_exp_P: Floats
-    ess: float
 
 
 def _log_mean_exp(u_N: pd.Series, prompt_ids: pd.Series) -> _LogMeanExp | None:
@@ -106,14 +111,16 @@ def _log_mean_exp(u_N: pd.Series, prompt_ids: pd.Series) -> _LogMeanExp | None:
     deviation_N = (u_N.to_numpy() - mean_P[group_N]) * np.sqrt(size_P / (size_P - 1))[group_N]
     by_prompt_N, starts_P = np.argsort(group_N, kind="stable"), np.cumsum(size_P) - size_P
     log_exp_P = np.logaddexp.reduceat(deviation_N[by_prompt_N], starts_P) - np.log(size_P)
-    ess = math.exp(2 * logsumexp(deviation_N) - logsumexp(2 * deviation_N)) / len(deviation_N)
-    return _LogMeanExp(mean_P, log_exp_P, ess)
+    return _LogMeanExp(mean_P, log_exp_P)
 
 
 def _resampled(
     statistic: Callable[[Floats], float], prompts: int, resamples: int, confidence: float, seed: int
 ) -> Estimate:
-    """statistic(share of each prompt) on all prompts, with the percentile interval of a bootstrap over prompts."""
+    """statistic(share of each prompt) on all prompts, with the percentile interval of a bootstrap over prompts.
+
+    Both numbers are at least 0. The interval is widened for few prompts.
+    """
     rng, uniform_P = np.random.default_rng(derive_seed(seed, "convergence")), np.full(prompts, 1 / prompts)
     mean = statistic(uniform_P)
     if not math.isfinite(mean):
@@ -121,4 +128,6 @@ def _resampled(
     numbers_B = [statistic(rng.multinomial(prompts, uniform_P) / prompts) for _ in range(resamples)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(numbers_B, [tail, 1 - tail], method="inverted_cdf")
-    return Estimate(mean, float(low), float(high))
+    widening = small_sample_widening(prompts, confidence)
+    low, high = (max(0.0, mean + widening * (float(end) - mean)) for end in (low, high))
+    return Estimate(max(0.0, mean), low, high)

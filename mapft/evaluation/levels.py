@@ -32,19 +32,22 @@ def mean_over_prompts(
 
 
 def resampled(means_P: np.ndarray, settings: EvaluationConfig, seed: int = 0) -> Estimate:
-    """The mean of one number per prompt (P >= 2), with the percentile interval of its bootstrap.
-
-    The interval is widened by t_{P-1} / z * sqrt(P / (P - 1)), without which its coverage is too low for few prompts.
-    """
+    """The mean of one number per prompt (P >= 2), with the percentile interval of its bootstrap."""
     prompts, mean = len(means_P), float(means_P.mean())
     rng = np.random.default_rng(derive_seed(seed, "bootstrap"))
     rows = max(1, BLOCK // prompts)
     sizes = [min(rows, settings.bootstrap - done) for done in range(0, settings.bootstrap, rows)]
     resamples = np.concatenate([means_P[rng.integers(prompts, size=(size, prompts))].mean(axis=1) for size in sizes])
     tail = (1 - settings.confidence) / 2
-    widening = stats.t.ppf(1 - tail, prompts - 1) / stats.norm.ppf(1 - tail) * (prompts / (prompts - 1)) ** 0.5
+    widening = small_sample_widening(prompts, settings.confidence)
     low, high = mean + widening * (np.quantile(resamples, [tail, 1 - tail]) - mean)
     return Estimate(mean, float(low), float(high))
+
+
+def small_sample_widening(prompts: int, confidence: float) -> float:
+    """t_{P-1} / z * sqrt(P / (P - 1)): without it, percentile intervals of few prompts cover too little."""
+    tail = (1 - confidence) / 2
+    return float(stats.t.ppf(1 - tail, prompts - 1) / stats.norm.ppf(1 - tail) * (prompts / (prompts - 1)) ** 0.5)
 
 
 def win_rate(policy: pd.DataFrame, base: pd.DataFrame, value: str, settings: EvaluationConfig, seed: int) -> Estimate:

@@ -200,6 +200,4 @@ def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
     model, tokenizer = load_policy(run.config.model)
     if adapter:
         model = load_adapter(model, Path(existing_or_hub(adapter, option)))
-    return AlignedSampler(
-        model, tokenizer, run.scores, run.solution.lam, run.config.sampling, tuned=adapter is not None
-    )
+    return AlignedSampler(model, tokenizer, run.scores, run.solution.lam, run.config.sampling)

@@ -61,6 +61,8 @@ class Run:
         for name, policy in config.evaluation.policies.items():
             if policy.adapter:
                 existing_or_hub(policy.adapter, f"evaluation.policies.{name}.adapter")
+        if config.decoding.adapter:
+            existing_or_hub(config.decoding.adapter, "decoding.adapter")
         output = Path(config.output)
         name = f"{config.name}-{config.palette.name}-{self.fingerprint}"
         self.folder = RunFolder(Path(config.run_dir) if config.run_dir else output / name)

@@ -1,4 +1,4 @@
-"""Decoding-time alignment: responses that meet the palette, from the base policy without training.
+"""Decoding-time alignment: responses that meet the palette, without training or after it.
 
 One of n candidates y_1..y_n ~ p0(.|x) is returned (mapft/palette/README.md):
 
@@ -27,7 +27,7 @@ from scipy.special import log_softmax, softmax
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.sampling.models import clear_generation_defaults
+from mapft.sampling.models import TUNED, clear_generation_defaults
 from mapft.sampling.prompts import Prompt
 from mapft.sampling.responses import generate
 from mapft.sampling.tokens import tokenize
@@ -44,8 +44,8 @@ class AlignedSampler:
     model, tokenizer: p0, sampled with the settings `sampling` (max_new_tokens, temperature, ...); the model's own
     generation defaults are ignored. rewards: the scores by value name, from `mapft.rewards.parse`. lam: multipliers in
     nats per raw unit, >= 0, from `solve_dual`; values without a multiplier are scored with lam_i = 0. UserError for a
-    negative or unknown multiplier. tuned: model is pi, a policy from `mapft.sampling.models.load_adapter`. Source:
-    mapft/palette/README.md, "Decoding".
+    negative or unknown multiplier. A model from `mapft.sampling.models.load_adapter` is a tuned policy pi; log pi/p0 is
+    of the full distributions, so top_k and top_p are refused. Source: mapft/palette/README.md, "Decoding".
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class AlignedSampler:
         rewards: Mapping[str, Score],
         lam: Mapping[str, float],
         sampling: SamplingConfig | None = None,
-        tuned: bool = False,
     ):
         unknown = [name for name in lam if name not in rewards]
         invalid = [f"{name}={number}" for name, number in lam.items() if not 0 <= number < math.inf]
@@ -67,7 +66,12 @@ class AlignedSampler:
         self.lam = {name: float(lam.get(name, 0.0)) for name in rewards}
         self.sampling = sampling or SamplingConfig()
         self.models = RewardModels(rewards)
-        self.tuned = tuned
+        self.tuned = TUNED in getattr(model, "peft_config", {})
+        if self.tuned and (self.sampling.top_k or self.sampling.top_p < 1):
+            raise UserError(
+                f"sampling.top_k={self.sampling.top_k} with top_p={self.sampling.top_p} does not work with candidates "
+                "of a tuned policy, whose weights are of the full distributions; set top_k=0 and top_p=1."
+            )
 
     def generate(
         self,

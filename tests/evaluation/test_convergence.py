@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import xlogy
 
 from mapft.config import EvaluationConfig
 from mapft.evaluation.convergence import kl_to_target, price_ratio
@@ -21,7 +22,7 @@ def tilted(lam_V) -> np.ndarray:
 
 
 def kl(p_Y, q_Y) -> float:
-    return float((p_Y * np.log(p_Y / q_Y)).sum())
+    return float((xlogy(p_Y, p_Y) - xlogy(p_Y, q_Y)).sum())
 
 
 def responses(policy_Y, per_prompt: int = 4, seed: int = 0, prompts: int = PROMPTS) -> pd.DataFrame:
@@ -31,17 +32,18 @@ def responses(policy_Y, per_prompt: int = 4, seed: int = 0, prompts: int = PROMP
     ids_N = np.arange(len(chosen_N)) // per_prompt
     scores_NV = SCORES_YV[chosen_N] + np.sin(ids_N)[:, None]
     table = pd.DataFrame({"prompt_id": ids_N, "a": scores_NV[:, 0], "b": scores_NV[:, 1]})
-    return table.assign(kl=np.log(policy_Y / P0_Y)[chosen_N])
+    return table.assign(kl=np.log(policy_Y[chosen_N] / P0_Y[chosen_N]))
 
 
-# Where the policy never gives p_lam's best responses, few of its own responses are effective, and log Z is from p0.
-FAR = np.array([0.9, 0.049, 0.05, 0.0005, 0.0003, 0.0002])
+FAR = np.array([0.9, 0.049, 0.05, 0.0005, 0.0003, 0.0002])  # seldom gives the probable responses of p_lam
+COLLAPSED = np.array([0.0, 0.5, 0.5, 0.0, 0.0, 0.0])  # never does, so that its own weights look constant
 POLICIES = {
     "p_lam": tilted([0.8, 0.5]),
     "half the way": tilted([0.4, 0.25]),
     "p0": P0_Y,
     "another direction": tilted([-0.5, 1.0]),
     "far": FAR,
+    "collapsed": COLLAPSED,
 }
 
 

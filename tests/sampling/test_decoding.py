@@ -165,7 +165,7 @@ def test_candidates_of_a_tuned_policy_tend_to_p_lam_too(world, tuned):
     sampling, samples = SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=4096), 20_000
     distance = []
     for n in (1, 4):
-        aligned = AlignedSampler(policy, tokenizer, SCORES, LAM, sampling, tuned=True)
+        aligned = AlignedSampler(policy, tokenizer, SCORES, LAM, sampling)
         table = aligned.generate([tabular.PROMPTS[prompt]], n, samples_per_prompt=samples)
         log_weight_Y = tilt_Y[place] - log_pi_PY[prompt] + log_p0_Y
         pi_Y = np.exp(log_pi_PY[prompt])
@@ -181,6 +181,8 @@ def test_candidates_of_a_tuned_policy_tend_to_p_lam_too(world, tuned):
     assert distance[0] > 5 * distance[1]
     with pytest.raises(UserError, match="choose=best is for candidates of the base policy; set choose=sample"):
         aligned.generate(tabular.PROMPTS, 4, "best")
+    with pytest.raises(UserError, match="top_k=2 with top_p=1.0 does not work with candidates of a tuned policy"):
+        AlignedSampler(policy, tokenizer, SCORES, LAM, SamplingConfig(top_k=2))
 
 
 def test_rejection_is_exact(world):
