@@ -33,5 +33,5 @@ def test_each_process_of_a_sweep_claims_one_gpu(tmp_path, monkeypatch):
     assert said.stdout.strip() == "1"
     monkeypatch.setattr(gpus, "_CLAIMED", [])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    with pytest.raises(UserError, match="Every GPU is claimed by another sweep"):
+    with pytest.raises(UserError, match="All visible GPUs are in use"):
         gpus.claim_gpu("JoblibLauncher")
