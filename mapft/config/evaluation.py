@@ -28,11 +28,6 @@ class PolicyConfig(Settings):
         super().__post_init__()
         if self.adapter is None and self.candidates is None:
             raise UserError("A policy of evaluation.policies has neither an adapter nor candidates; give one of them.")
-        require(self.adapter != "", f"{self.prefix}.NAME.adapter", "", "a folder or Hub id")
-        if self.adapter:
-            require(
-                self.choose is Choose.sample, f"{self.prefix}.NAME.choose", self.choose.value, "sample with an adapter"
-            )
 
 
 @dataclass(kw_only=True)
@@ -57,5 +52,9 @@ class EvaluationConfig(Settings):
             name: structured(PolicyConfig, settings, f"evaluation.policies.{name}")
             for name, settings in self.policies.items()
         }
+        for name, policy in self.policies.items():
+            require(policy.adapter != "", f"evaluation.policies.{name}.adapter", "", "a folder or Hub id")
+            exact = policy.adapter is None or policy.choose is Choose.sample
+            require(exact, f"evaluation.policies.{name}.choose", policy.choose.value, "sample with an adapter")
         reserved = sorted({BASE, TUNED} & set(self.policies))
         require(not reserved, "evaluation.policies", ", ".join(reserved), f"other names than {BASE} and {TUNED}")
