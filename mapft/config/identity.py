@@ -11,7 +11,7 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any
 
-VERSION = 1  # raise it when a default, or what a setting means, changes (tests/config/test_identity.py)
+VERSION = 2  # raise it when a default, or what a setting means, changes (tests/config/test_identity.py)
 
 
 def identity(settings: Any) -> dict[str, Any]:

@@ -12,11 +12,13 @@ class RefineConfig(Settings):
 
     prefix: ClassVar[str] = "refine"
     every: int | None = setting(
-        8, "PPO iterations of a window, at whose end lambda can be refined.", at_least=1, null="keep the pilot's lambda"
+        4, "PPO iterations of a window, at whose end lambda can be refined.", at_least=1, null="keep the pilot's lambda"
     )
-    start: float = setting(
-        0.25, "Share of the training before the first refinement, while the policy moves most.", at_least=0, at_most=1
+    start: float = setting(0.0, "Share of the training before the first refinement.", at_least=0, at_most=1)
+    compensate: bool = setting(
+        False,
+        "Where the policy's own levels miss the targets, raise lambda above its solution, at more than the least KL.",
     )
     tolerance: float = setting(
-        0.02, "Lambda is refined only where a target is violated by more than this.", unit="sd", at_least=0
+        0.02, "With compensate, the largest violation of a target that is left as it is.", unit="sd", at_least=0
     )

@@ -64,6 +64,16 @@ class PPOSettings(Settings):
     local_rollout_forward_batch_size: int = setting(
         64, "Responses per forward pass without gradients (log-probabilities, features).", at_least=1
     )
+    replay_batch: int = setting(
+        0,
+        "Stored responses (of the pilot and of all rollouts) in the regression beside each micro-batch; 0 is off.",
+        at_least=0,
+    )
+    replay_coef: float = setting(1.0, "Weight of the regression on stored responses.", at_least=0)
+    replay_capacity: int = setting(65_536, "Stored responses per process; the oldest ones are dropped.", at_least=2)
+    warm_start_passes: float = setting(
+        0.0, "Passes of the regression over the pilot's responses before the first rollout.", at_least=0
+    )
     reward_retries: int = setting(
         0,
         "Further calls of a reward function that raised, after 1, 2, 4, ... seconds.",

@@ -20,6 +20,7 @@ from mapft.utils.files import write_atomically, write_text
 from mapft.utils.terminal import NO_BREAK, print_table
 
 SHOWN_PROMPTS = 12  # whose responses the report shows
+CONVERGED = 0.05  # nats: with this KL to p_lam, a level is off by sqrt(2 * .05) = .3 of its sd at the very most
 MAX_CHARACTERS = 4000  # of one response
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")  # invalid in HTML
 
@@ -36,7 +37,8 @@ def print_closing(evaluation: Evaluation, console: Console) -> None:
 
 
 def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows): a row per value. lambda: of the pilot, and after the arrow at the end of training.
+    """(headings, rows): a row per value. lambda: of the pilot, and after the arrow at the end of training, with its
+    standard error where rollouts gave one.
 
     +- is the longer half of the interval; evaluation.json has both ends. A baseline has no predicted levels, and only
     its final lambda.
@@ -54,12 +56,13 @@ def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, value in evaluation.values.items():
         pilot, final = f"{value.lam:#.3g}", f"{evaluation.lam[name]:#.3g}" if evaluation.lam else ""
+        error = f"{NO_BREAK}±{NO_BREAK}{evaluation.lam_error[name]:.2g}" if evaluation.lam_error.get(name) else ""
         rows.append(
             [
                 name,
                 f"{value.base:.3f}",
                 "free" if value.target is None else f"{value.target:.3f}",
-                final if final == pilot or not evaluation.aims_at_palette else f"{pilot}→{final}",
+                (final if final == pilot or not evaluation.aims_at_palette else f"{pilot}→{final}") + error,
                 f"{value.predicted:.3f}" if evaluation.aims_at_palette else "",
                 _estimate(value.realized),
                 "" if value.gap_sd is None else f"{value.gap_sd:+.3f}",
@@ -92,7 +95,13 @@ def kl_sentences(evaluation: Evaluation) -> list[str]:
         ratio = _interval(evaluation.price_ratio, digits=2)
         sentences.append(f"Price ratio: {ratio} times the least KL that has the realized levels.")
     if evaluation.kl_to_target and evaluation.aims_at_palette:
-        sentences.append(f"KL to p_lam with the pilot's lambda: {_interval(evaluation.kl_to_target)} nats.")
+        sentences.append(f"KL to p_lam: {_interval(evaluation.kl_to_target)} nats.")
+        if evaluation.kl_to_target.low > CONVERGED:
+            more = evaluation.scored * (evaluation.kl_to_target.mean / CONVERGED - 1)
+            sentences.append(
+                f"The policy has not converged: its KL to p_lam is above {CONVERGED:g} nats, which takes about "
+                f"{float(f'{more:.2g}'):,.0f} more responses (the KL falls about as 1/responses), or a larger adapter."
+            )
     return sentences
 
 

@@ -78,10 +78,12 @@ class Evaluation:
     """Predicted against realized levels of a run, and every policy that was evaluated.
 
     mode, aims_at_palette: of the training. lam: multipliers at the end of training, None for a mode without any.
+    lam_error: their standard errors, where rollouts gave them. scored: responses scored in training.
     targets_from: the numbers in the palette's file, by kind of target. requested, adjusted: as in solution.json.
     visits, end: the visits of sequential mode and why it ended, else empty. cache_key: hash of everything that the
-    evaluation depends on. tracked: whether the trackers have it. kl_to_target: KL(pi || p_lam) of the tuned policy and
-    the pilot's lam, in nats. price_ratio: KL(pi || p0) / the least KL that has its levels. Both as in convergence.py.
+    evaluation depends on. tracked: whether the trackers have it. kl_to_target: KL(pi || p_lam) of the tuned policy in
+    nats, with `lam`, or the pilot's where a baseline has others or none. price_ratio: KL(pi || p0) / the least KL that
+    has its levels. Both as in convergence.py.
     """
 
     values: dict[str, ValueResult]
@@ -93,6 +95,8 @@ class Evaluation:
     mode: str
     aims_at_palette: bool
     lam: dict[str, float] | None
+    lam_error: dict[str, float]
+    scored: int
     adjusted: bool
     requested: dict[str, float]
     targets_from: dict[str, dict[str, float]]
@@ -120,7 +124,7 @@ class Evaluation:
         return self.solution.kl
 
     def objective(self) -> float:
-        """lam.(realized levels) - KL in nats, with the pilot's lam: the objective of PPO without refinement."""
+        """lam.(realized levels) - KL in nats, with the pilot's lam, so that different methods can be compared."""
         reward = sum(lam * self.values[name].realized.mean for name, lam in self.solution.lam.items())
         return reward - self.tuned.kl.mean
 

@@ -5,7 +5,7 @@ palette, targets        the target of each value, and the kinds in which it can 
 partition, estimators   estimates of E_x log Z from samples, with derivatives
 newton, feasibility     projected Newton's method for the dual; linear programs and certificates
 problem, dual           both together: from a score matrix and a palette to lambda
-on_policy               lambda refined on rollouts of the policy in training
+on_policy               lambda from rollouts of the policy in training
 adjust, nearest         the nearest feasible palette
 analysis, precision, uncertainty, explain   prices, sensitivities, standard errors, intervals, text and tables
 frontier, dominance     Pareto fronts, feasible regions, dominance between points
@@ -20,7 +20,7 @@ from mapft.palette.explain import adjustment_table, explain, solution_table
 from mapft.palette.feasibility import Certificate
 from mapft.palette.frontier import Front, at_kl, feasible_region, pareto_front
 from mapft.palette.matrix import ScoreMatrix
-from mapft.palette.on_policy import Refinement, refine
+from mapft.palette.on_policy import Increment, OnPolicyEstimate, estimate, increment
 from mapft.palette.palette import Palette
 from mapft.palette.precision import StandardErrors, standard_errors
 from mapft.palette.solution import DualSolution, Status
@@ -34,9 +34,10 @@ __all__ = [
     "DualSolution",
     "Estimator",
     "Front",
+    "Increment",
     "Interval",
+    "OnPolicyEstimate",
     "Palette",
-    "Refinement",
     "ScoreMatrix",
     "StandardErrors",
     "Status",
@@ -46,11 +47,12 @@ __all__ = [
     "analyse",
     "at_kl",
     "bootstrap",
+    "estimate",
     "explain",
     "feasible_region",
+    "increment",
     "non_dominated",
     "pareto_front",
-    "refine",
     "solution_table",
     "solve_dual",
     "standard_errors",

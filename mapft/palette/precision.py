@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mapft.palette.matrix import ScoreMatrix
+from mapft.palette.partition import Floats
 from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution
 from mapft.utils.errors import UserError
@@ -64,15 +66,22 @@ def standard_errors(matrix: ScoreMatrix, solution: DualSolution) -> StandardErro
 def errors_of(problem: Problem, solution: DualSolution) -> StandardErrors:
     """`standard_errors` for a problem that is already built."""
     problem.require_two_prompts()
-    lam_V, groups = problem.lam(solution.lam), problem.matrix.groups
-    tilt = problem.partition.tilt(lam_V)
-    influence_VN = problem.partition.influence(tilt)
-    psi_VP = np.add.reduceat(influence_VN, groups.starts, axis=1) / groups.sizes * (groups.sizes / len(problem.matrix))
-    active = np.flatnonzero(lam_V > 0)
-    covariance_AA = problem.partition.covariance(tilt)[np.ix_(active, active)]
-    lam_se_V = np.zeros(len(lam_V))
-    lam_se_V[active] = np.linalg.norm(np.linalg.pinv(covariance_AA, hermitian=True) @ psi_VP[active], axis=1)
+    lam_V = problem.lam(solution.lam)
+    lam_se_V, predicted_se_V = delta_method(problem, lam_V, lam_V > 0)
     return StandardErrors(
         lam=problem.named(lam_se_V / problem.frame.scale_V),
-        predicted=problem.named(np.linalg.norm(psi_VP, axis=1) * problem.frame.scale_V),
+        predicted=problem.named(predicted_se_V * problem.frame.scale_V),
     )
+
+
+def delta_method(problem: Problem, lam_V: Floats, active_V: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Standard errors of the multipliers, 0 where inactive, and of the predicted levels, per sd and in sd."""
+    partition, groups = problem.partition, problem.matrix.groups
+    tilt = partition.tilt(lam_V)
+    share_P = groups.sizes / len(problem.matrix)
+    psi_VP = np.add.reduceat(partition.influence(tilt), groups.starts, axis=1) / groups.sizes * share_P
+    active = np.flatnonzero(active_V)
+    covariance_AA = partition.covariance(tilt)[np.ix_(active, active)]
+    lam_se_V = np.zeros(len(lam_V))
+    lam_se_V[active] = np.linalg.norm(np.linalg.pinv(covariance_AA, hermitian=True) @ psi_VP[active], axis=1)
+    return lam_se_V, np.linalg.norm(psi_VP, axis=1)

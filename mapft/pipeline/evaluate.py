@@ -58,7 +58,7 @@ def policy_identity(run: Run, name: str, policy: PolicyConfig | None) -> dict[st
     if policy and policy.adapter:
         source += [policy.adapter, file_state(policy.adapter)]
     if policy and policy.candidates:
-        source += [identity(policy), run.solution.lam, run.config.decoding.max_candidates]
+        source += [identity(policy), _decoding_lam(run, policy.adapter), run.config.decoding.max_candidates]
     return run.scoring_identity | {
         "prompts": run.config.evaluation.prompts,
         "samples_per_prompt": _samples_per_prompt(run, policy),
@@ -87,6 +87,12 @@ def policy_responses(run: Run, name: str, policy: PolicyConfig | None) -> pd.Dat
     return answered
 
 
+def trained_lam(run: Run) -> dict[str, float]:
+    """The multipliers of p_lam: those at the end of a training that aims at the palette, else the pilot's."""
+    trained = artifacts.read_training(run.folder) if run.folder.training.exists() else None
+    return trained.lam if trained and trained.lam and run.config.mode.aims_at_palette else run.solution.lam
+
+
 def _existing(run: Run, cache_key: str) -> Evaluation | None:
     """The evaluation in the run folder, where it has this key and its report is there."""
     if not run.folder.evaluation.exists() or not run.folder.report("html").exists():
@@ -100,11 +106,13 @@ def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: st
     from mapft.evaluation.figures import run_figures
     from mapft.evaluation.levels import summarize
     from mapft.evaluation.report import Report, write_report
+    from mapft.training.refinement import read_history, standard_errors
 
     record, config = run.solution_record, run.config
     tables = {name: policy_responses(run, name, policy) for name, policy in policies.items()}
     sequential = read_json(run.folder.sequential) if run.folder.sequential.exists() else {}
-    pair = tables[BASE], tables[TUNED]
+    trained, pair = artifacts.read_training(run.folder), (tables[BASE], tables[TUNED])
+    lam = trained_lam(run)
     values, results = summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
     evaluation = Evaluation(
         values=values,
@@ -115,15 +123,17 @@ def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: st
         tolerance_sd=config.evaluation.tolerance_sd,
         mode=config.mode.name,
         aims_at_palette=config.mode.aims_at_palette,
-        lam=artifacts.read_training(run.folder).lam,
+        lam=trained.lam,
+        lam_error=standard_errors(read_history(run.folder.refinement)),
+        scored=config.mode.scored_responses(config.trainer.total_episodes, len(run.matrix), run.folder),
         adjusted=record.adjusted,
         requested=record.requested,
         targets_from=config.palette.kinds(),
         adapter=str(run.folder.adapter),
         visits=sequential.get("visits", []),
         end=sequential.get("end", ""),
-        kl_to_target=kl_to_target(*pair, record.solution.lam, config.evaluation, config.seed),
-        price_ratio=price_ratio(*pair, record.solution.targets, config.evaluation, config.seed),
+        kl_to_target=kl_to_target(*pair, lam, config.evaluation, config.seed),
+        price_ratio=price_ratio(*pair, lam, record.solution.targets, config.evaluation, config.seed),
         cache_key=cache_key,
     )
     captions = run_figures(run.folder, run.matrix, evaluation, tables)
@@ -173,7 +183,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
 
 
 def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
-    """Decoding with the pilot's lambda."""
+    """Decoding, see `aligned_sampler`."""
     assert policy.candidates is not None
     per_prompt, held_out = _samples_per_prompt(run, policy), run.prompts.held_out
     total = len(held_out) * per_prompt
@@ -193,11 +203,17 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
 
 
 def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
-    """An AlignedSampler with the pilot's lambda, of the base policy or of an adapter, which `option` names."""
+    """An AlignedSampler of the base policy, with the pilot's lambda, or of an adapter, which `option` names, with the
+    lambda of the training.
+    """
     from mapft.sampling.decoding import AlignedSampler
     from mapft.sampling.models import load_adapter, load_policy
 
     model, tokenizer = load_policy(run.config.model)
     if adapter:
         model = load_adapter(model, Path(existing_or_hub(adapter, option)))
-    return AlignedSampler(model, tokenizer, run.scores, run.solution.lam, run.config.sampling)
+    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), run.config.sampling)
+
+
+def _decoding_lam(run: Run, adapter: str | None) -> dict[str, float]:
+    return trained_lam(run) if adapter else run.solution.lam

@@ -20,6 +20,7 @@ def train(run: Run) -> None:
         TrainingInputs(
             config=run.config,
             scores=run.scores,
+            samples=run.samples,
             matrix=run.matrix,
             solution=run.solution,
             prompts=run.prompts,

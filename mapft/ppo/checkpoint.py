@@ -12,6 +12,7 @@ from peft import PeftModel
 from mapft.ppo import optimizer_state
 from mapft.ppo.critic import OPTIMIZER, Critic
 from mapft.ppo.ppo_config import PPOConfig
+from mapft.ppo.replay import ReplayStore
 from mapft.ppo.trl_seam import SCHEDULER_FILE, TRLSeam, without_deepspeed_loading
 
 logger = get_logger(__name__)
@@ -22,6 +23,11 @@ class ResumableTrainer(TRLSeam):
 
     args: PPOConfig
     critic: Critic
+    replay: ReplayStore
+
+    def add_reference(self) -> None:
+        """Complete the stored responses before the first step."""
+        raise NotImplementedError
 
     def train(self, resume_from_checkpoint: str | bool | None = "auto", **kwargs: Any) -> Any:
         """Train, by default from the newest complete checkpoint in output_dir, if there is one.
@@ -36,6 +42,11 @@ class ResumableTrainer(TRLSeam):
                 )
                 if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
                     logger.warning("It is the last checkpoint of a finished training, so nothing is trained.")
+        if isinstance(resume_from_checkpoint, str) and self.args.replay_batch:
+            self.replay.load(
+                Path(resume_from_checkpoint), self.accelerator.process_index, self.accelerator.num_processes
+            )
+        self.add_reference()
         replaces_deepspeeds = self.portable and self.is_deepspeed_enabled
         if replaces_deepspeeds and isinstance(resume_from_checkpoint, str):
             self.load_weights(resume_from_checkpoint)
@@ -58,7 +69,9 @@ class ResumableTrainer(TRLSeam):
         return False
 
     def checkpoint_saved(self, folder: Path) -> None:
-        """Save the critic, last of all files."""
+        """Save replay store and critic, which is the last of all files."""
+        if self.args.replay_batch:
+            self.replay.save(folder, is_main=self.args.should_save)
         if self.args.should_save:
             self.critic.save(folder)
 

@@ -55,6 +55,14 @@ class Critic(nn.Module):
         return self.state_head(states).squeeze(-1) + (self.cumulative_head(states).squeeze(-1) * mask_BT).cumsum(dim=1)
 
     @torch.no_grad()
+    def begin(self, moments: Tensor) -> None:
+        """Before the first fit, V = mean of the returns, so that a constant in the reward has no effect."""
+        if not self.optimizer.state:
+            mean, sd = _mean_and_sd(moments)
+            self.mean.copy_(mean)
+            self.scale.copy_(sd)
+
+    @torch.no_grad()
     def rescale(self, mean: Tensor, scale: Tensor) -> None:
         """Change the units to (mean, scale) of new returns without changing any V(s)."""
         for head in (self.state_head, self.cumulative_head):
@@ -83,9 +91,7 @@ class Critic(nn.Module):
         reduce_mean averages a tensor over the processes, so that every process takes the same step. Returns the mean
         loss and clipped share of the last epoch.
         """
-        count, total, squares = moments
-        sd = (squares / count - (total / count) ** 2).clamp(min=0).sqrt()
-        self.rescale((total / count).float(), sd.clamp(min=1e-6).float())
+        self.rescale(*_mean_and_sd(moments))
         old_BT = (self.values(features_BTD, mask_BT, minibatch) - self.mean) / self.scale
         target_BT = (returns_BT - self.mean) / self.scale
         steps: list[Tensor] = []
@@ -129,6 +135,12 @@ class Critic(nn.Module):
         """Continue from what `save` wrote."""
         self.load_state_dict(load_file(folder / WEIGHTS))
         self.optimizer.load_state_dict(torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True))
+
+
+def _mean_and_sd(moments: Tensor) -> tuple[Tensor, Tensor]:
+    count, total, squares = moments
+    sd = (squares / count - (total / count) ** 2).clamp(min=0).sqrt()
+    return (total / count).float(), sd.clamp(min=1e-6).float()
 
 
 def _head(features: int, width: int) -> nn.Sequential:

@@ -83,6 +83,17 @@ def effective_share(log_weights_N: Tensor) -> float:
     return (weights_N.sum() ** 2 / (len(weights_N) * weights_N.square().sum())).item()
 
 
+def deviations(u_PK: Tensor) -> Tensor:
+    """(u - mean over K) * sqrt(K / (K - 1)), whose variance is unbiased, (P, K)."""
+    responses = u_PK.size(1)
+    return (u_PK - u_PK.mean(dim=1, keepdim=True)) * (responses / (responses - 1)) ** 0.5
+
+
+def log_mean_exp(u_N: Tensor) -> float:
+    """log mean_n exp(u_n)."""
+    return (u_N.double().logsumexp(dim=0) - math.log(len(u_N))).item()
+
+
 def explained_variance(errors: Tensor, returns: Tensor) -> float:
     """1 - Var(G - V) / Var(G) over tokens, from `masked_moments` of G - V and of G; 1: a perfect critic."""
 

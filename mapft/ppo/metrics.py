@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mapft.ppo.estimation import effective_share
+from mapft.ppo.estimation import deviations, effective_share, log_mean_exp
 from mapft.ppo.generation import Texts
 from mapft.ppo.trl_seam import TRLSeam
 from mapft.utils.errors import UserError
@@ -59,7 +59,8 @@ def log_objective(trainer: Any, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor,
 
     value_B: the critic's V(x). At the optimum the return R - kl_coef * log pi/p0 of every response is
     kl_coef * log Z(x); its difference from V(x), divided by kl_coef, is a log-weight, and objective/ess is the
-    effective share of those weights.
+    effective share of those weights. With K >= 2 responses u_k to a prompt, u = (R - kl_coef log pi/p0) / kl_coef,
+    objective/kl_to_target estimates KL(pi || p_opt) = E_x log E_y exp(u) - E u by the `centered` estimator.
     """
     kl_coef, metrics = trainer.args.kl_coef, trainer.metrics
     kl_B = kl_BT.sum(1)
@@ -72,6 +73,10 @@ def log_objective(trainer: Any, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor,
     }
     for name, column_B in columns.items():
         metrics[name].extend(trainer.accelerator.gather(column_B).tolist())
+    if trainer.args.num_generations > 1:
+        reward_BK = columns["objective/rlhf_reward"].view(-1, trainer.args.num_generations)
+        deviation_N = trainer.accelerator.gather(deviations(reward_BK / kl_coef).flatten())
+        metrics["objective/kl_to_target"].append(log_mean_exp(deviation_N))
     log_weights_N = trainer.accelerator.gather((columns["objective/rlhf_reward"] - value_B) / kl_coef)
     metrics["objective/ess"].append(effective_share(log_weights_N))
 

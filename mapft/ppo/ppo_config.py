@@ -114,6 +114,11 @@ class PPOConfig(PPOSettings, GRPOConfig):
                 f"An iteration of {self.generation_batch_size} responses is not a multiple of "
                 f"num_generations={num_generations}; change one so that it divides the other."
             )
+        if self.replay_batch and (num_generations < 2 or local % num_generations):
+            raise UserError(
+                f"num_generations={num_generations} does not work with replay_batch={self.replay_batch}, which "
+                f"compares responses to a prompt; use 2 or more, a divisor of the {local} responses of a process."
+            )
 
     @property
     def steps_per_iteration(self) -> int:

@@ -18,7 +18,7 @@ from mapft.ppo.batch import Batch, plan_epoch, select_rows
 from mapft.ppo.critic import Critic
 from mapft.ppo.generation import TokenGenerator
 from mapft.ppo.log_probs import response_log_probs
-from mapft.ppo.loss import policy_loss
+from mapft.ppo.loss import policy_loss, variance_loss
 from mapft.ppo.metrics import log_update, timed
 from mapft.ppo.policy import (
     adapter_state,
@@ -29,9 +29,10 @@ from mapft.ppo.policy import (
 )
 from mapft.ppo.ppo_config import PPOConfig
 from mapft.ppo.prompt_sampler import PromptSampler
+from mapft.ppo.replay import ReplayStore
 from mapft.ppo.reward_functions import with_retries
 from mapft.ppo.rollout import RolloutTrainer
-from mapft.ppo.schedule import in_whole_iterations
+from mapft.ppo.schedule import in_whole_iterations, warm_start_iterations
 from mapft.utils.device import peak_gb
 from mapft.utils.seeds import derive_seed
 
@@ -44,12 +45,25 @@ class PPOTrainer(RolloutTrainer):
     model), `reward_funcs` (TRL reward functions or sequence classifiers), `args` (`PPOConfig`), datasets with a
     `prompt` column (text or messages), `processing_class`, `peft_config`.
 
+    replay: where responses are stored for the regression of args.replay_batch, with those that are scored already; the
+    same on every process, each of which keeps its share.
+
     Raises UserError for a streamed dataset, and for a reward that is missing or not finite (never replaced by 0).
     """
 
-    def __init__(self, model: Any, reward_funcs: Any, args: PPOConfig, train_dataset: Dataset, **kwargs: Any):
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any,
+        args: PPOConfig,
+        train_dataset: Dataset,
+        replay: ReplayStore | None = None,
+        **kwargs: Any,
+    ):
         check_arguments(model, train_dataset, kwargs)
-        args = in_whole_iterations(args, len(train_dataset))
+        self.replay = replay or ReplayStore(args.replay_capacity, self.weighted_sum)
+        self.warm_start = warm_start_iterations(args, self.replay.responses)
+        args = in_whole_iterations(args, len(train_dataset), self.warm_start)
         adapter = adapter_state(model)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         functions = [with_retries(function, args.reward_retries) for function in functions]
@@ -69,6 +83,7 @@ class PPOTrainer(RolloutTrainer):
         # TRL never compiles; on a GPU the purpose of a static cache is to decode with a compiled step.
         self.generation_config.disable_compile = args.cache_implementation != "static"
         self.token_generator = TokenGenerator(args)
+        self.replay.keep_share(self.accelerator.process_index, self.accelerator.num_processes)
         self.batch: Batch = {}
         self._plan: list[Tensor] = []
         self._rollout_seconds = 0.0
@@ -77,8 +92,9 @@ class PPOTrainer(RolloutTrainer):
         """The next micro-batch, of a new rollout where the last one has been used for num_ppo_epochs epochs."""
         if not self.model.training:
             return self.rollout(rows)
-        per_epoch = self.args.steps_per_generation
-        position = self.micro_step % (per_epoch * self.num_iterations)
+        per_epoch, position = self.args.steps_per_generation, self.position
+        if self.iteration < 0:
+            return {}
         if position == 0:
             with timed(self, "rollout"):
                 self.batch = self.rollout(rows)
@@ -89,8 +105,22 @@ class PPOTrainer(RolloutTrainer):
             self._plan = plan_epoch(self.batch, self.args.num_mini_batches, micro_batch, seed)
         return select_rows(self.batch, self._plan[position % per_epoch])
 
+    @property
+    def position(self) -> int:
+        """Micro-batches of this iteration before the current one."""
+        return self.micro_step % (self.args.steps_per_generation * self.args.num_ppo_epochs)
+
     def loss(self, model: Any, batch: Batch) -> Tensor:
-        """The clipped policy loss of a micro-batch, divided by the micro-batches of its optimizer step."""
+        """The losses of a micro-batch, divided by the micro-batches of its optimizer step."""
+        loss = torch.zeros((), device=self.accelerator.device)
+        if batch:
+            loss = loss + self.fresh_loss(model, batch)
+        if self.args.replay_batch:
+            loss = loss + self.replay_loss(model)
+        return loss / self.current_gradient_accumulation_steps
+
+    def fresh_loss(self, model: Any, batch: Batch) -> Tensor:
+        """The clipped policy loss of responses of the last rollout."""
         logp_BT, entropy_BT, _ = response_log_probs(model, batch, self.accelerator)
         loss, sums = policy_loss(
             logp_BT,
@@ -102,7 +132,16 @@ class PPOTrainer(RolloutTrainer):
         )
         entropy = (entropy_BT * batch["mask"]).sum().detach()
         log_update(self, loss, self.sum_over_processes(torch.stack([*sums, entropy])))
-        return loss / self.current_gradient_accumulation_steps
+        return loss
+
+    def replay_loss(self, model: Any) -> Tensor:
+        """The regression on stored responses; divided by the same constant length as the policy loss."""
+        batch = self.replayed(self.position)
+        logp_BT, _, _ = response_log_probs(model, batch, self.accelerator)
+        log_ratio_B = (logp_BT * batch["mask"]).sum(dim=1) - batch["ref_logp"]
+        loss = variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
+        self.metrics["loss/replay_avg"].append(self.accelerator.reduce(loss.detach(), reduction="mean").item())
+        return self.args.replay_coef * loss / self.max_completion_length
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
         """One micro-batch, after a new rollout where one is due; timing/update leaves the rollout out."""
@@ -135,6 +174,6 @@ class PPOTrainer(RolloutTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with the number of responses trained on so far as `episodes`."""
-        iterations = self.state.global_step / self.args.steps_per_iteration
-        logs["episodes"] = round(iterations * self.args.generation_batch_size)
+        iterations = self.state.global_step / self.args.steps_per_iteration - self.warm_start
+        logs["episodes"] = max(0, round(iterations * self.args.generation_batch_size))
         super().log(logs, start_time)

@@ -11,16 +11,18 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mapft.ppo.batch import Batch
+from mapft.ppo.batch import Batch, padded_batch
 from mapft.ppo.checkpoint import ResumableTrainer
 from mapft.ppo.estimation import advantages_and_returns, explained_variance, k1, masked_moments, token_rewards, whiten
 from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
 from mapft.ppo.log_probs import batched_log_probs
 from mapft.ppo.metrics import log_objective, log_rewards, timed
 from mapft.ppo.policy import causal_model
+from mapft.ppo.replay import Group
 from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
 from mapft.utils.seeds import derive_seed
 
+LOG_RATIO = "log_ratio"  # the argument of reward functions that has log pi(y|x)/p0(y|x) of each response
 ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
 
 
@@ -28,6 +30,7 @@ class RolloutTrainer(ResumableTrainer):
     """The first half of a PPO iteration."""
 
     token_generator: TokenGenerator
+    warm_start: int
 
     def rollout(self, rows: list[dict[str, Any]]) -> Batch:
         """Generate, score, estimate advantages and, in training, fit the critic; returns the batch for `loss`."""
@@ -38,10 +41,15 @@ class RolloutTrainer(ResumableTrainer):
         mask_BT = batch["mask"]
         with timed(self, "log_probs"):
             features_BTD = self.add_log_probs(batch)
+        kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
+        for row, log_ratio in zip(rows, kl_BT.sum(dim=1).tolist(), strict=True):
+            row[LOG_RATIO] = log_ratio
         with timed(self, "rewards"):
             score_B = self.scores(rows, texts)
-        kl_BT = k1(batch["old_logp"], batch["ref_logp"], mask_BT)
+        if self.model.training and self.args.replay_batch:
+            self.store(batch)
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
+        self.critic.begin(self._global_moments(rewards_BT.flip(1).cumsum(1).flip(1), mask_BT))
         values_BT = self.critic.values(features_BTD, mask_BT, self.args.critic_minibatch)
         batch["advantages"], returns_BT = advantages_and_returns(
             rewards_BT, values_BT, mask_BT, gamma=self.args.gamma, gae_lambda=self.args.gae_lambda
@@ -92,13 +100,74 @@ class RolloutTrainer(ResumableTrainer):
         with use_adapter(model, "ref" if "ref" in model.peft_config else None):
             yield self.model
 
+    def store(self, batch: Batch) -> None:
+        """Add this process's responses to the replay store, in groups of one prompt."""
+        ids, scores_BV = batch["completion_ids"], self.raw_scores(len(batch["mask"]))
+        ref_logp_B = (batch["ref_logp"] * batch["mask"]).sum(dim=1).tolist()
+        prompts = [
+            row[mask.bool()].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
+        ]
+        completions = [row[mask.bool()].tolist() for row, mask in zip(ids, batch["mask"], strict=True)]
+        size = self.args.num_generations
+        groups = [slice(start, start + size) for start in range(0, len(ids), size)]
+        self.replay.add(Group(prompts[k.start], completions[k], scores_BV[k], ref_logp_B[k]) for k in groups)
+
+    def raw_scores(self, rows: int) -> list[list[float]]:
+        """Raw scores of the last rollout's responses of this process, (B, V)."""
+        columns, start = self.rollout_columns, self.accelerator.process_index * rows
+        table = columns["extra"] if self.replay.columns else columns["rewards"]
+        names = self.replay.columns or self.reward_func_names
+        return [
+            list(row)
+            for row in zip(
+                *(list(table[name])[-rows * self.accelerator.num_processes :][start : start + rows] for name in names),
+                strict=True,
+            )
+        ]
+
+    def replayed(self, position: int) -> Batch:
+        """Stored responses for a micro-batch, with the group, R and log p0 of each response."""
+        groups = self.replay.sample(self.args.replay_batch, self.seed_of("replay", position))
+        completion_ids = [ids for group in groups for ids in group.completion_ids]
+        prompt_ids = [group.prompt_ids for group in groups for _ in group.completion_ids]
+        device = self.accelerator.device
+        batch = padded_batch(prompt_ids, completion_ids, self.text_tokenizer.pad_token_id, device)
+        sizes = torch.tensor([len(group) for group in groups])
+        batch["group"] = torch.arange(len(groups)).repeat_interleave(sizes).to(device)
+        batch["ref_logp"] = torch.tensor([logp for group in groups for logp in group.ref_logp], device=device)
+        scores_BV = torch.tensor([scores for group in groups for scores in group.scores], dtype=torch.float64)
+        batch["reward"] = self.replay.price(scores_BV).float().to(device)
+        return batch
+
+    def add_reference(self) -> None:
+        """Add log p0 to the stored responses that lack it, in training mode, in which rollouts are measured too."""
+        self.model.train()
+        groups = [group for group in self.replay.groups if not group.ref_logp]
+        completion_ids = [ids for group in groups for ids in group.completion_ids]
+        prompt_ids = [group.prompt_ids for group in groups for _ in group.completion_ids]
+        logp: list[float] = []
+        rows = self.args.local_rollout_forward_batch_size
+        for start in range(0, len(completion_ids), rows):
+            part = slice(start, start + rows)
+            batch = padded_batch(
+                prompt_ids[part], completion_ids[part], self.text_tokenizer.pad_token_id, self.accelerator.device
+            )
+            with self.reference() as reference:
+                logp_BT, _ = self.log_probs(reference, batch, features=False)
+            logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
+        for group in groups:
+            group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
+
+    def weighted_sum(self, scores_NF: Tensor) -> Tensor:
+        """R = sum_f w_f r_f, (N,)."""
+        return (scores_NF * self.reward_weights.to(scores_NF)).sum(dim=1)
+
     def scores(self, rows: list[dict[str, Any]], texts: Texts) -> Tensor:
         """R = sum_f w_f * r_f of this process's responses, (B,)."""
         rewards_NF = self.rewards_of_functions(rows, texts["prompts"], texts["completions"], texts["completion_ids"])
         log_rewards(self, rewards_NF, texts)
         start = self.accelerator.process_index * len(rows)
-        score_N = (rewards_NF * self.reward_weights.to(rewards_NF.device)).sum(dim=1)
-        return score_N[start : start + len(rows)]
+        return self.weighted_sum(rewards_NF)[start : start + len(rows)]
 
     def fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
         """critic_epochs passes over the rollout; every process takes the same steps."""
@@ -118,12 +187,17 @@ class RolloutTrainer(ResumableTrainer):
 
     def policy_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Whitened advantages; 0, and so without a gradient, while the critic warms up."""
-        if self.state.global_step < self.args.critic_warmup_iterations * self.args.steps_per_iteration:
+        if self.iteration < self.args.critic_warmup_iterations:
             return torch.zeros_like(advantages_BT)
         if not self.args.whiten_advantages:
             return advantages_BT
         moments = self._global_moments(advantages_BT, mask_BT)
         return whiten(advantages_BT, mask_BT, moments, least_sd=ROUNDING * self.args.kl_coef).float()
+
+    @property
+    def iteration(self) -> int:
+        """Rollouts before the current one; below 0 in the warm start, which has none."""
+        return self.state.global_step // self.args.steps_per_iteration - self.warm_start
 
     def seed_of(self, *name: int | str) -> int:
         """Seed of a random stream of this iteration and process; it depends on no state, so resuming repeats it."""

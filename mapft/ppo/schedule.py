@@ -6,22 +6,31 @@ import math
 from mapft.ppo.ppo_config import PPOConfig
 
 
-def in_whole_iterations(args: PPOConfig, prompts: int) -> PPOConfig:
+def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> PPOConfig:
     """A copy of args whose max_steps, save_steps and eval_steps are multiples of steps_per_iteration.
 
-    prompts: in the training dataset. Checkpoints fall between iterations, where there is no rollout to save;
-    evaluations too, because the best model so far is saved where it is evaluated.
+    prompts: in the training dataset. warm_start: iterations without a rollout, before the others. Checkpoints fall
+    between iterations, where there is no rollout to save; evaluations too, because the best model so far is saved where
+    it is evaluated.
     """
     args = copy.copy(args)
     steps = args.steps_per_iteration
     episodes = args.total_episodes or math.ceil(args.num_train_epochs * prompts * args.num_generations)
     if args.max_steps > 0:
         episodes = math.ceil(args.max_steps / steps) * args.generation_batch_size
-    args.max_steps = math.ceil(episodes / args.generation_batch_size) * steps
+    args.max_steps = (math.ceil(episodes / args.generation_batch_size) + warm_start) * steps
     args.save_steps = _rounded_up(args.save_steps, args.max_steps, steps)
     if args.eval_steps:
         args.eval_steps = _rounded_up(args.eval_steps, args.max_steps, steps)
     return args
+
+
+def warm_start_iterations(args: PPOConfig, stored: int) -> int:
+    """Iterations that make warm_start_passes passes over the stored responses of all processes."""
+    if not args.replay_batch:
+        return 0
+    per_iteration = args.replay_batch * args.steps_per_generation * args.num_ppo_epochs * args.world_size
+    return math.ceil(args.warm_start_passes * stored / per_iteration)
 
 
 def _rounded_up(every: float, max_steps: int, steps: int) -> int:

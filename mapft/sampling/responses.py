@@ -29,7 +29,8 @@ def generate(
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     measure_kl: bool = False,
 ) -> pd.DataFrame:
-    """samples_per_prompt responses to every prompt: columns prompt_id, prompt, response, tokens, finished (by EOS).
+    """samples_per_prompt responses to every prompt: columns prompt_id, prompt, response, tokens, finished (by EOS), and
+    the ids of the tokens, prompt_token_ids and response_token_ids.
 
     measure_kl: for a policy with an adapter, adds the column kl = log pi(y|x) - log p0(y|x) in nats, whose mean is an
     unbiased estimate of KL(pi||p0). Prompts of similar length share a batch, and every batch has its own seed, so the
@@ -89,6 +90,8 @@ def _generate_batch(
     ids = [sequence[width : width + row["tokens"]] for sequence, row in zip(sequences, rows, strict=True)]
     for row, response in zip(rows, response_texts(tokenizer, [prompts.ids[p] for p in batch], ids), strict=True):
         row["response"] = response
+    for row, response_ids in zip(rows, ids, strict=True):
+        row["prompt_token_ids"], row["response_token_ids"] = prompts.ids[row["prompt_id"]], response_ids.tolist()
     if measure_kl:
         mask_NT = torch.arange(is_eos_NT.size(1), device=lengths_N.device) < lengths_N[:, None]
         log_ratio_N = _log_ratio(policy, sequences, padded["attention_mask"], mask_NT, config.temperature)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from peft import LoraConfig
@@ -16,6 +17,7 @@ from mapft.config import Config
 from mapft.config.run_folder import RunFolder
 from mapft.ppo import PPOConfig, PPOTrainer
 from mapft.ppo.checkpoint import newest_complete
+from mapft.ppo.replay import Group, ReplayStore
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import Prompt
@@ -45,15 +47,17 @@ def fit(
     models: RewardModels,
     objective: Objective,
     prompts: list[Prompt],
+    samples: pd.DataFrame,
     folder: RunFolder,
     run_name: str | None = None,
 ) -> Mapping[str, float]:
     """Train folder.adapter unless it exists; returns the multipliers at the end of the training.
 
-    folder: of the run, or of one visit of the run `run_name`; checkpoints, logs.jsonl and refinement.json are written
-    there too. The reference is the model with its adapter (model.adapter, if any) frozen; training starts from a copy.
-    If lam equals reference_lam, nothing is trained and the saved adapter leaves the policy unchanged. Raises UserError
-    for adapter.target_modules that match no layer.
+    samples: of the reference policy, with token ids and scores, which replay begins with. folder: of the run, or of one
+    visit of the run `run_name`; checkpoints, logs.jsonl and refinement.json are written there too. The reference is the
+    model with its adapter (model.adapter, if any) frozen; training starts from a copy. If lam equals reference_lam,
+    nothing is trained and the saved adapter leaves the policy unchanged. Raises UserError for adapter.target_modules
+    that match no layer.
     """
     if folder.adapter.exists():
         history = read_history(folder.refinement)
@@ -61,7 +65,13 @@ def fit(
     policy, tokenizer = load_policy(config.model)
     args = ppo_config(config, folder)
     lam = RefinedLambda(
-        objective.lam, objective.targets, objective.sd, config.refine, folder.refinement, args.steps_per_iteration
+        objective.lam,
+        objective.reference_lam,
+        objective.targets,
+        objective.sd,
+        config.refine,
+        folder.refinement,
+        args.steps_per_iteration,
     )
     checkpoint = newest_complete(folder.checkpoints, last_file=CHECKPOINT_FILE)
     if checkpoint:
@@ -75,6 +85,7 @@ def fit(
             [reward],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": prompts}),
+            replay=replay_store(args.replay_capacity, reward, samples),
             processing_class=tokenizer,
             peft_config=None if config.model.adapter else lora_config(config),
             callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
@@ -94,6 +105,18 @@ def fit(
             trainer.train(resume_from_checkpoint=checkpoint)
         save_adapter(trainer, folder.adapter)
     return lam.lam
+
+
+def replay_store(capacity: int, reward: PaletteReward, samples: pd.DataFrame) -> ReplayStore:
+    """A store with the samples, in groups of one prompt; a prompt with one sample is left out."""
+    values = list(reward.lam)
+    store = ReplayStore(capacity, reward.price, values)
+    for _, rows in samples.groupby("prompt_id"):
+        if len(rows) > 1:
+            responses = [ids.tolist() for ids in rows["response_token_ids"]]
+            prompt = rows["prompt_token_ids"].iloc[0].tolist()
+            store.add([Group(prompt, responses, rows[values].to_numpy(float).tolist(), [])])
+    return store
 
 
 def save_adapter(trainer: PPOTrainer, adapter: Path) -> None:

@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from mapft.config import Config, ModeConfig
 from mapft.config.run_folder import RunFolder
 from mapft.palette import DualSolution, ScoreMatrix
@@ -17,17 +19,23 @@ from mapft.utils.terminal import Update
 class TrainingInputs:
     """Settings and results of the stages before training.
 
-    scores: of every value. matrix: scores of the pilot's samples. solution: of the palette. folder: of the run, where
-    the mode writes adapter/. progress: a context manager whose value is called with (text, done, total).
-    train_variant: trains the same run in another mode, in its own folder, and returns its adapter; every process must
-    call it.
+    scores: of every value. samples: of the pilot, see `sampling.responses.generate`. matrix: their scores. solution: of
+    the palette. folder: of the run, where the mode writes adapter/. progress: a context manager whose value is called
+    with (text, done, total). train_variant: trains the same run in another mode, in its own folder, and returns its
+    adapter; every process must call it.
     """
 
     config: Config
     scores: Mapping[str, Score]
+    samples: pd.DataFrame
     matrix: ScoreMatrix
     solution: DualSolution
     prompts: PromptSplit
     folder: RunFolder
     progress: Callable[[], AbstractContextManager[Update]]
     train_variant: Callable[[ModeConfig], Path]
+
+    @property
+    def scored_samples(self) -> pd.DataFrame:
+        """The pilot's samples with a column for every value."""
+        return self.samples.assign(**{name: self.matrix.column(name) for name in self.matrix.values})

@@ -4,11 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mapft.rewards.loader import RewardModels
 from mapft.utils.text import text_of
 
-Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray]], Mapping[str, float]]
+Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray], Sequence[float]], Mapping[str, float]]
 
 
 class PaletteReward:
@@ -19,8 +21,8 @@ class PaletteReward:
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
     RLOOTrainer too. Logs mean and sd of every value's raw scores (map/scores/{value}, map/scores_std/{value}), its
-    lam, and the reward models in memory. observe: called with the trainer's state, prompts and scores (B,) by value;
-    returns the lam of this reward.
+    lam, and the reward models in memory. observe: called with the trainer's state, prompts, scores (B,) by value and
+    log pi/p_ref (B,) in nats, which PPOTrainer gives; returns the lam of this reward.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class PaletteReward:
         log_metric: Callable[[str, float], None] = lambda name, value: None,
         log_extra: Callable[[str, list[float]], None] = lambda name, column: None,
         trainer_state: Any = None,
+        log_ratio: Sequence[float] = (),
         **_: Any,
     ) -> list[float]:
         """One reward per completion."""
@@ -49,7 +52,7 @@ class PaletteReward:
         responses = [text_of(completion) for completion in completions]
         scores = {name: self.models.score(name, texts, responses) for name in self.lam}
         if self.observe:
-            self.lam = self.observe(trainer_state, texts, scores)
+            self.lam = self.observe(trainer_state, texts, scores, log_ratio)
         for name, scores_B in scores.items():
             log_extra(name, scores_B.tolist())
             log_metric(f"map/scores/{name}", float(scores_B.mean()))
@@ -57,5 +60,9 @@ class PaletteReward:
             log_metric(f"map/lam/{name}", self.lam[name])
         log_metric("memory/reward_models_loaded", len(self.models))
         log_metric("memory/reward_models_gb", self.models.nbytes / 1e9)
-        total_B = sum((self.lam[name] - self.reference_lam[name]) * scores_B for name, scores_B in scores.items())
-        return (self.kl_coef * np.asarray(total_B)).tolist()
+        return self.price(torch.from_numpy(np.column_stack([scores[name] for name in self.lam]))).tolist()
+
+    def price(self, scores_NV: Tensor) -> Tensor:
+        """R (N,) of raw scores, columns in the order of lam, under the current lam."""
+        weights = [self.lam[name] - self.reference_lam[name] for name in self.lam]
+        return self.kl_coef * scores_NV @ torch.tensor(weights, dtype=scores_NV.dtype)

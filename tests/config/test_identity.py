@@ -76,7 +76,9 @@ def test_config_json_records_the_identity_the_versions_and_all_settings(world, t
     one = run(world, tmp_path, "trainer.kl_coef=0.5")
     with one.lock():
         record = json.loads(one.folder.config.read_text())
-    assert record["identity"]["trainer"] == {"kl_coef": 0.5, "num_mini_batches": 4}
+    replay = {"num_generations": 4, "replay_batch": 64, "replay_coef": 4.0}
+    other = {"kl_coef": 0.5, "num_mini_batches": 4, "whiten_advantages": False}
+    assert record["identity"]["trainer"] == replay | other  # conf/trainer/ppo.yaml
     assert record["identity"]["mode"] == {"name": "simultaneous"}
     assert record["config"]["trainer"]["gamma"] == 1.0
     assert {"torch", "transformers", "trl"} <= set(record["versions"])

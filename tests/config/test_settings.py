@@ -58,7 +58,7 @@ def test_settings_are_printed_with_meaning_default_range_and_unit(capsys):
     assert main(["settings", "refine"]) == 0
     printed = capsys.readouterr().out
     meaning = "PPO iterations of a window, at whose end lambda can be refined."
-    assert f"refine.every\n      {meaning}\n      default 8; at least 1, or null to" in printed
+    assert f"refine.every\n      {meaning}\n      default 4; at least 1, or null to" in printed
     assert "default 0.02; at least 0; unit: sd" in printed
     assert main(["settings", "mode"]) == 0
     assert "mode=sequential: One value after the other" in capsys.readouterr().out

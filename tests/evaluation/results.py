@@ -34,6 +34,7 @@ def evaluation(values: dict[str, ValueResult], **changes) -> Evaluation:
     tuned = policy_result({name: value.realized for name, value in values.items()})
     fields = {"values": values, "policies": {"base": base, "tuned": tuned}, "solution": solution, "prompts": 7}
     fields |= {"confidence": 0.95, "tolerance_sd": 0.1, "mode": "simultaneous", "aims_at_palette": True}
-    fields |= {"lam": {name: value.lam for name, value in values.items()}, "adjusted": False, "requested": {}}
+    fields |= {"lam": {name: value.lam for name, value in values.items()}, "lam_error": {}, "scored": 8192}
+    fields |= {"adjusted": False, "requested": {}}
     fields |= {"targets_from": {}, "adapter": "adapter", "visits": [], "end": ""}
     return Evaluation(**fields | changes)

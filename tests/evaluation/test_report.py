@@ -55,9 +55,19 @@ def test_the_closing_table_of_the_quickstart_at_80_columns():
         "harmless   0.900    free       0.00      1.500  1.480 ± 0.120",
         f"KL to the base policy: {result.kl_predicted:.3f} nats predicted, 0.200 [0.100, 0.300] measured.",
         "Price ratio: 1.26 [1.16, 1.37] times the least KL that has the realized levels.",
-        "KL to p_lam with the pilot's lambda: 0.205 [0.183, 0.227] nats.",
+        "KL to p_lam: 0.205 [0.183, 0.227] nats.",
+        "The policy has not converged: its KL to p_lam is above 0.05 nats, which takes about 25,000 more responses "
+        "(the KL falls about as 1/responses), or a larger adapter.",
         "Adapter: adapter",
     ]
+
+
+def test_a_policy_that_has_converged_and_a_lambda_with_its_error():
+    near = {"kl_to_target": Estimate(0.06, 0.04, 0.08), "lam": {"a": 0.625}, "lam_error": {"a": 0.0312}}
+    text = printed(evaluation({"a": value_result()}, **near))
+    assert "0.500→0.625\u00a0±\u00a00.031" in text
+    assert "KL to p_lam: 0.060 [0.040, 0.080] nats." in text
+    assert "not converged" not in text
 
 
 def test_a_baseline_has_no_predicted_levels():

@@ -28,7 +28,7 @@ def lora() -> LoraConfig:
 
 
 def make_trainer(
-    folder: Path, reward_funcs, model=None, peft_config="lora", prompts=tabular.PROMPTS, **settings
+    folder: Path, reward_funcs, model=None, peft_config="lora", prompts=tabular.PROMPTS, replay=None, **settings
 ) -> PPOTrainer:
     """A PPOTrainer on the tabular world: 256 responses per iteration and 4 epochs on them, unless set otherwise."""
     defaults = {
@@ -48,6 +48,7 @@ def make_trainer(
         args=PPOConfig(output_dir=str(folder), **(QUIET_CPU | defaults | settings)),
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tabular.tokenizer(),
+        replay=replay,
         peft_config=lora() if peft_config == "lora" else peft_config,
     )
 

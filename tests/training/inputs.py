@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mapft.config.run_folder import RunFolder
 from mapft.palette import Palette, ScoreMatrix, solve_dual
@@ -35,6 +36,7 @@ def make_inputs(folder: Path, mode: Any, matrix: ScoreMatrix | None = None, **fi
     defaults = {
         "config": config,
         "scores": dict.fromkeys(matrix.values),
+        "samples": pd.DataFrame({"prompt_id": matrix.prompt_ids}),
         "matrix": matrix,
         "solution": solve_dual(matrix, Palette(config.palette.absolute)),
         "prompts": PromptSplit([], [], []),
@@ -49,7 +51,7 @@ def replace_fit(monkeypatch: Any) -> list[SimpleNamespace]:
     """`fit` only records its arguments, in the list returned here, and returns the multipliers of its objective."""
     calls: list[SimpleNamespace] = []
 
-    def fit(config, models, objective, prompts, folder):
+    def fit(config, models, objective, prompts, samples, folder):
         calls.append(SimpleNamespace(config=config, models=models, objective=objective, prompts=prompts, folder=folder))
         return objective.lam
 

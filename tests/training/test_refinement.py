@@ -15,7 +15,7 @@ from tests.rewards.fixed import Fixed
 
 STEPS = 4  # per iteration
 ITERATIONS = 20
-PROMPTS = [f"prompt {n}" for n in range(500)]
+PROMPTS = [f"prompt {n}" for n in range(250) for _ in range(2)]
 BASE = np.random.default_rng(0).standard_normal(500)
 
 
@@ -26,18 +26,21 @@ def pilot(target=0.5):
 
 def refined_lambda(path, target=0.5, **settings):
     solution, sd = pilot(target)
-    settings = {"every": 4, "start": 0.25, "tolerance": 0.02} | settings
-    return RefinedLambda(solution.lam, solution.targets, sd, RefineConfig(**settings), path, STEPS)
+    settings = {"every": 4} | settings
+    return RefinedLambda(solution.lam, {"a": 0.0}, solution.targets, sd, RefineConfig(**settings), path, STEPS)
 
 
 def train(lam, first=0, last=ITERATIONS, reach=0.8, lag=0.0):
-    """Rollouts with scores N(level, 1), where level moves to reach * lam by a share 1 - lag per iteration."""
+    """Rollouts with scores N(level, 1), where level moves to reach * lam by a share 1 - lag per iteration.
+
+    p0 is N(0, 1), so log pi/p0 = level * r - level^2 / 2, and the solution is lam = target.
+    """
     used, level = [], 0.0
     for iteration in range(first, last):
         state = SimpleNamespace(global_step=iteration * STEPS, max_steps=ITERATIONS * STEPS, is_world_process_zero=True)
         level = lag * level + (1 - lag) * reach * lam.lam["a"]
         scores = level + np.random.default_rng(iteration).standard_normal(500)
-        used.append(lam.observe(state, PROMPTS, {"a": scores})["a"])
+        used.append(lam.observe(state, PROMPTS, {"a": scores}, level * scores - level**2 / 2)["a"])
     return used
 
 
@@ -45,33 +48,77 @@ def changes(used):
     return [n for n in range(1, len(used)) if used[n] != used[n - 1]]
 
 
-def test_lam_is_refined_on_windows_after_the_start_and_not_at_the_end(tmp_path):
-    used = train(refined_lambda(tmp_path / "refinement.json"))
-    assert changes(used)[0] == 7  # the windows end with iterations 4 (nothing to compare with), 8, 12, 16 and 20 (last)
-    assert set(changes(used)) <= {7, 11, 15}
-    assert [window["step"] for window in read_history(tmp_path / "refinement.json")] == [12, 28, 44, 60, 76]
-    later = train(refined_lambda(tmp_path / "later.json", start=0.5))
-    assert changes(later)[0] == 11
+@pytest.mark.parametrize("reach", [0.0, 0.5, 1.0])
+def test_lam_becomes_the_solution_however_far_the_policy_has_come(tmp_path, reach):
+    """A policy that stays at p0, one that goes half of the way, and one that follows lam."""
+    lam = refined_lambda(tmp_path / "refinement.json", every=1)
+    lam.start["a"] = 0.7
+    train(lam, reach=reach)
+    error = lam.history[-2]["standard_error"]["a"]  # the last window is not refined on
+    assert 0 < error < 0.05
+    assert lam.lam["a"] == pytest.approx(0.5, abs=2.5 * error)
+    assert lam.history[-2]["ess"] == pytest.approx(1 if reach == 1 else np.exp(-((0.5 * (1 - reach)) ** 2)), abs=0.05)
 
 
-def test_the_target_is_met_although_the_policy_does_not_reach_p_lam(tmp_path):
-    lam = refined_lambda(tmp_path / "refinement.json")
-    short = 0.5 - 0.8 * pilot()[0].lam["a"]
+def test_a_frozen_policy_does_not_wind_lam_up(tmp_path):
+    """20 windows of rollouts of p0, whose level misses the target in all of them."""
+    lam = refined_lambda(tmp_path / "refinement.json", every=1)
+    lam.start["a"] = 0.5  # the solution, so that only the rollouts have an error
+    train(lam, reach=0.0)
+    assert len(lam.history) == 20
+    errors = np.array([(window["lam"]["a"] - 0.5) / window["standard_error"]["a"] for window in lam.history[:-1]])
+    assert abs(errors).max() < 3
+    assert abs(errors[-1]) < 2
+
+
+def test_lam_moves_only_by_more_than_its_standard_error(tmp_path):
+    lam = refined_lambda(tmp_path / "refinement.json", every=1)
     train(lam)
+    before = lam.start["a"]
+    for window in lam.history[:-1]:
+        moved = abs(window["lam"]["a"] - before)
+        assert moved == 0 or moved > window["standard_error"]["a"]
+        before = window["lam"]["a"]
+
+
+def test_rollouts_of_prompts_that_occur_once_are_left_out(tmp_path):
+    lam = refined_lambda(tmp_path / "refinement.json", every=1)
+    state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=True)
+    lam.observe(state, [f"{n}" for n in range(500)], {"a": BASE}, np.zeros(500))
+    assert "standard_error" not in lam.history[0]
+    assert lam.lam == lam.start
+    lam.observe(state, [*PROMPTS, "once"], {"a": np.append(BASE, 1e6)}, np.zeros(501))
+    assert lam.lam["a"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_lam_is_refined_after_the_start_and_not_at_the_end(tmp_path):
+    lam = refined_lambda(tmp_path / "refinement.json", start=0.5)
+    train(lam)
+    assert [window["step"] for window in read_history(tmp_path / "refinement.json")] == [12, 28, 44, 60, 76]
+    assert ["ess" in window for window in lam.history] == [False, False, True, True, False]
+
+
+def test_compensation_meets_the_target_although_the_policy_does_not_reach_p_lam(tmp_path):
+    lam = refined_lambda(tmp_path / "refinement.json", compensate=True)
+    short = 0.5 - 0.8 * pilot()[0].lam["a"]
+    used = train(lam)
     assert short > 0.07
     assert 0.8 * lam.lam["a"] == pytest.approx(0.5, abs=0.05)  # 2000 rollouts: standard error .022
+    assert changes(used)[0] == 7  # the first window, iterations 0 to 3, has nothing to compare with
+    assert set(changes(used)) <= {7, 11, 15}
 
 
-def test_lam_is_not_refined_while_the_violation_shrinks(tmp_path):
-    """The policy reaches the target with this lam, 12 % of the rest per iteration: a refinement would overshoot."""
-    lam = refined_lambda(tmp_path / "refinement.json", start=0.0)
+def test_no_compensation_while_the_violation_shrinks(tmp_path):
+    """The policy reaches the target with this lam, 12 % of the rest per iteration: a step would overshoot."""
+    lam = refined_lambda(tmp_path / "refinement.json", compensate=True)
     lam.start["a"] = 0.5
     assert changes(train(lam, reach=1.0, lag=0.88)) == []
     assert lam.history[0]["violation_sd"] > 0.2
 
 
-def test_lam_is_not_refined_within_the_tolerance(tmp_path):
-    assert changes(train(refined_lambda(tmp_path / "refinement.json", tolerance=10.0))) == []
+def test_no_compensation_within_the_tolerance(tmp_path):
+    lam = refined_lambda(tmp_path / "refinement.json", compensate=True, tolerance=10.0)
+    assert changes(train(lam)) == []
 
 
 def test_no_refinement_without_every(tmp_path):
@@ -84,9 +131,9 @@ def test_scores_are_matched_by_name(tmp_path):
     matrix = ScoreMatrix(np.stack([BASE, -BASE], axis=1), ["a", "b"], np.arange(500))
     solution = solve_dual(matrix, Palette({"a": 0.2}), estimator="pooled")
     settings, path = RefineConfig(every=1), tmp_path / "refinement.json"
-    lam = RefinedLambda(solution.lam, solution.targets, matrix.sd, settings, path, STEPS)
+    lam = RefinedLambda(solution.lam, {"a": 0.0, "b": 0.0}, solution.targets, matrix.sd, settings, path, STEPS)
     state = SimpleNamespace(global_step=0, max_steps=100, is_world_process_zero=True)
-    lam.observe(state, PROMPTS, {"b": np.full(500, 9.0), "a": np.full(500, 0.2) + 0 * BASE})
+    lam.observe(state, PROMPTS, {"b": np.full(500, 9.0), "a": np.full(500, 0.2) + 0 * BASE}, np.zeros(500))
     assert lam.history[0]["gap_sd"]["a"] == pytest.approx(0, abs=1e-9)
 
 
@@ -110,11 +157,11 @@ def test_rollouts_are_rewarded_with_the_lam_that_was_refined_on_them():
     logged = {}
     observed = []
 
-    def observe(state, prompts, scores):
-        observed.append((state, list(prompts), {name: column.tolist() for name, column in scores.items()}))
+    def observe(state, prompts, scores, log_ratio):
+        observed.append((state, list(prompts), {name: column.tolist() for name, column in scores.items()}, log_ratio))
         return {"a": 5.0}
 
     reward = PaletteReward(RewardModels({"a": Fixed(1.0, 3.0)}), {"a": 2.0}, 1.0, observe)
-    assert reward(["p", "q"], ["x", "y"], logged.__setitem__, trainer_state="now") == [5.0, 15.0]
-    assert observed == [("now", ["p", "q"], {"a": [1.0, 3.0]})]
+    assert reward(["p", "q"], ["x", "y"], logged.__setitem__, trainer_state="now", log_ratio=[0.1, 0.2]) == [5.0, 15.0]
+    assert observed == [("now", ["p", "q"], {"a": [1.0, 3.0]}, [0.1, 0.2])]
     assert logged["map/lam/a"] == 5.0

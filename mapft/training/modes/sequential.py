@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 from mapft.config import Config, ModeConfig, Residency
 from mapft.config.fields import setting
 from mapft.config.run_folder import RunFolder
-from mapft.palette import Palette, ScoreMatrix, refine
+from mapft.palette import Palette, ScoreMatrix, increment
 from mapft.utils.errors import UserError
-from mapft.utils.files import TEMPORARY, parsing, read_json, write_atomically, write_json
+from mapft.utils.files import TEMPORARY, parsing, read_json, read_table, write_atomically, write_json
 from mapft.utils.seeds import derive_seed
 
 
@@ -34,7 +34,7 @@ class Visit:
 
     violation_sd = |min(lam_before * sd, gap)|: 0 where the target is met at least cost; noise_sd is the standard error
     of the samples' level. requested = lam_before + delta is the multiplier solved on the samples, with share and ess
-    as in palette.refine; lam is the multiplier after training (lam_before in a skipped visit). met: the violation is
+    as in palette.increment; lam is the multiplier after training (lam_before in a skipped visit). met: the violation is
     at most tolerance or noise_sd. folder: relative to the run folder. seconds: wall time.
     """
 
@@ -136,7 +136,7 @@ class Cycle:
         if not trained:
             zero = dict.fromkeys(order[:1], 0.0)
             objective = Objective(zero, zero, self.targets, self.sd)
-            fit(self.config, models, objective, self.inputs.prompts.training, self.folder)
+            fit(self.config, models, objective, self.inputs.prompts.training, self.inputs.samples[:0], self.folder)
         elif PartialState().is_main_process and not self.folder.adapter.exists():
             temporary = self.folder.path / f".{self.folder.adapter.name}{TEMPORARY}"
             last = RunFolder(self.folder.path / trained[-1].folder)
@@ -160,7 +160,8 @@ class Cycle:
             rate = config.trainer.learning_rate * min(1.0, step)
             config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
             prompts = self.inputs.prompts.training
-            lam = fit(config, models, objective, prompts, folder, self.folder.path.name)[name]
+            samples = read_table(folder.samples)
+            lam = fit(config, models, objective, prompts, samples, folder, self.folder.path.name)[name]
         relative, seconds = str(folder.path.relative_to(self.folder.path)), time.monotonic() - begin
         return Visit(name, relative, lam_before=before, met=met, skipped=skipped, lam=lam, seconds=seconds, **decision)
 
@@ -236,12 +237,12 @@ def solve_increment(samples: ScoreMatrix, target: float, sd: float, before: floa
     """The multiplier solved on samples (N, 1) of the policy with multiplier `before`; 0 where the target is slack."""
     [name] = samples.values
     gap = (samples.base[name] - target) / sd
-    refined = refine(samples, Palette({name: target}), {name: before})
+    step = increment(samples, Palette({name: target}), {name: before})
     return {
         "gap_sd": gap,
         "violation_sd": abs(min(before * sd, gap)),
         "noise_sd": samples.sd[name] / sd / len(samples) ** 0.5,
-        "requested": refined.lam[name],
-        "share": refined.share,
-        "ess": refined.ess,
+        "requested": step.lam[name],
+        "share": step.share,
+        "ess": step.ess,
     }

@@ -32,4 +32,6 @@ class Simultaneous(ModeConfig):
         solution = inputs.solution
         objective = Objective(solution.lam, dict.fromkeys(solution.lam, 0.0), solution.targets, inputs.matrix.sd)
         models = RewardModels(inputs.scores, self.reward_models)
-        return dict(fit(inputs.config, models, objective, inputs.prompts.training, inputs.folder))
+        return dict(
+            fit(inputs.config, models, objective, inputs.prompts.training, inputs.scored_samples, inputs.folder)
+        )

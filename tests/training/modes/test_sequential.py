@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -84,6 +85,7 @@ class World:
         inputs = TrainingInputs(
             config=config,
             scores=parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.targets}),
+            samples=pd.DataFrame({"prompt_id": [], **{name: [] for name in self.targets}}),
             matrix=SimpleNamespace(sd=self.sd),
             solution=SimpleNamespace(targets=self.targets),
             prompts=PromptSplit(tabular.PROMPTS, tabular.PROMPTS, []),
@@ -118,13 +120,13 @@ def test_the_cycle_reaches_p_lam_and_lowers_a_multiplier(tmp_path):
 @pytest.mark.slow
 def test_without_the_correction_the_cycle_stops_at_the_wrong_point(tmp_path, monkeypatch):
     """Theorem 5 as stated: no increment below 0."""
-    refine = sequential.refine
+    increment = sequential.increment
 
     def without_correction(matrix, palette, lam):
-        refined = refine(matrix, palette, lam)
-        return replace(refined, lam={name: max(refined.lam[name], lam[name]) for name in lam})
+        step = increment(matrix, palette, lam)
+        return replace(step, lam={name: max(step.lam[name], lam[name]) for name in lam})
 
-    monkeypatch.setattr(sequential, "refine", without_correction)
+    monkeypatch.setattr(sequential, "increment", without_correction)
     world = World(tmp_path, {"first": 0.3, "second": 1.0})
     mode = {"rounds": 2, "visit_episodes": 8192}
     world.cycle(tmp_path / "run", TRAINER | QUIET, {"every": None}, **mode).train()

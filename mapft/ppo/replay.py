@@ -1,0 +1,89 @@
+"""Replay: scored responses of the pilot and of earlier rollouts, kept to learn from again.
+
+p_lam is the one policy under which log pi(y|x)/p0(y|x) - R(x,y)/kl_coef is the same number for all responses y to a
+prompt x (`loss.variance_loss`). That holds for responses of any policy, so old ones stay useful; and the scores are
+raw, so a new lambda only changes their weights.
+
+Legend: K responses to one prompt, V raw scores.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+
+STORE = "replay.pt"  # in a checkpoint: the responses of all processes
+
+Price = Callable[[Tensor], Tensor]
+
+
+@dataclass
+class Group:
+    """K >= 2 scored responses to one prompt. ref_logp: log p0(y|x) in nats; empty until the trainer adds it."""
+
+    prompt_ids: list[int]
+    completion_ids: list[list[int]]
+    scores: list[list[float]]
+    ref_logp: list[float]
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self.completion_ids)
+
+
+class ReplayStore:
+    """The newest groups, up to `capacity` responses per process.
+
+    price: R (N,) of raw scores (N, V), as the current reward functions would give it. columns: the names under which
+    reward functions log the V raw scores with `log_extra`; by default these are the outputs of the reward functions.
+    """
+
+    def __init__(self, capacity: int, price: Price, columns: Sequence[str] = ()) -> None:
+        self.capacity, self.price, self.columns = capacity, price, list(columns)
+        self.groups: list[Group] = []
+
+    @property
+    def responses(self) -> int:
+        """Number of responses of this process."""
+        return sum(map(len, self.groups))
+
+    def add(self, groups: Iterable[Group]) -> None:
+        """Add groups, and drop the oldest ones beyond the capacity."""
+        self.groups.extend(groups)
+        surplus = self.responses - self.capacity
+        while surplus > 0:
+            surplus -= len(self.groups.pop(0))
+
+    def sample(self, responses: int, seed: int) -> list[Group]:
+        """Different groups at random, with `responses` responses or a few more; all groups where there are fewer."""
+        order = torch.randperm(len(self.groups), generator=torch.Generator().manual_seed(seed))
+        chosen: list[Group] = []
+        for number in order.tolist():
+            if responses <= 0:
+                break
+            chosen.append(self.groups[number])
+            responses -= len(chosen[-1])
+        return chosen
+
+    def keep_share(self, process: int, processes: int) -> None:
+        """Keep every processes-th group, so that each process has its own."""
+        self.groups = self.groups[process::processes]
+
+    def save(self, folder: Path, *, is_main: bool) -> None:
+        """Write the groups of all processes into a checkpoint; every process must call this."""
+        stores: list[list[Group]] = gather_object([self.groups])
+        if is_main:
+            torch.save([[asdict(group) for group in groups] for groups in stores], folder / STORE)
+
+    def load(self, folder: Path, process: int, processes: int) -> None:
+        """Read what `save` wrote; with another number of processes, the groups are distributed anew."""
+        stores: list[list[dict[str, Any]]] = torch.load(folder / STORE, weights_only=True)
+        if len(stores) == processes:
+            self.groups = [Group(**group) for group in stores[process]]
+        else:
+            self.groups = [Group(**group) for groups in stores for group in groups]
+            self.keep_share(process, processes)

@@ -1,0 +1,195 @@
+"""Replay. Truth: hand arithmetic, exact enumeration of the tabular world, an uninterrupted run."""
+
+import numpy as np
+import pytest
+import torch
+
+from mapft.ppo import ppo_trainer
+from mapft.ppo.loss import variance_loss
+from mapft.ppo.replay import Group, ReplayStore
+from mapft.utils.errors import UserError
+from tests.ppo import tabular
+from tests.ppo.trainers import LAM, make_trainer, table_reward
+
+REPLAY = {
+    "num_generations": 8,
+    "per_device_train_batch_size": 64,
+    "num_mini_batches": 4,
+    "replay_batch": 256,
+    "whiten_advantages": False,
+}
+SHORT = REPLAY | {"num_ppo_epochs": 1, "save_strategy": "steps", "save_steps": 4, "total_episodes": 1024}
+
+
+def group(number: int, size: int = 2) -> Group:
+    return Group([number], [[number, k] for k in range(size)], [[float(number)]] * size, [-1.0] * size)
+
+
+def store(capacity: int = 100) -> ReplayStore:
+    return ReplayStore(capacity, lambda scores_NV: scores_NV.sum(dim=1))
+
+
+# ---------------------------------------------------------------------- loss
+
+
+def test_variance_loss_by_hand():
+    """d = log pi/p0 - R/beta: (1, 3) with variance 2, and (0, 0, 3) with variance 3; beta/2 times their mean, 2.5."""
+    log_ratio, reward = torch.tensor([1.0, 2.0, 0.5, 0.0, 5.0]), torch.tensor([0.0, -2.0, 1.0, 0.0, 4.0])
+    loss = variance_loss(log_ratio, reward, torch.tensor([0, 0, 1, 1, 1]), kl_coef=2.0)
+    assert loss.item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("kl_coef", [1.0, 0.25])
+def test_at_the_optimum_every_gradient_is_zero(world, kl_coef):
+    """log pi/p0 = R/beta - log Z(x), for responses of any policy: here every response equally often."""
+    log_p0, scores, log_p_lam = world
+    log_ratio = torch.tensor(log_p_lam - log_p0).flatten().requires_grad_()
+    prompt = torch.arange(len(log_p0)).repeat_interleave(log_p0.shape[1])
+    variance_loss(log_ratio, torch.tensor(kl_coef * scores @ LAM).flatten(), prompt, kl_coef).backward()
+    assert log_ratio.grad.abs().max() < 1e-12
+    log_ratio.grad = None
+    variance_loss(log_ratio, torch.tensor(scores @ LAM).flatten() + 0.5, prompt, 2.0).backward()
+    assert log_ratio.grad.abs().max() > 1e-4
+
+
+# ---------------------------------------------------------------------- store
+
+
+def test_the_oldest_groups_are_dropped():
+    replay = store(capacity=6)
+    replay.add([group(number) for number in range(5)])
+    assert [one.prompt_ids for one in replay.groups] == [[2], [3], [4]]
+    assert replay.responses == 6
+
+
+def test_a_sample_has_different_groups_and_depends_on_its_seed():
+    replay = store()
+    replay.add([group(number, size=3) for number in range(20)])
+    chosen = replay.sample(10, seed=1)
+    numbers = [one.prompt_ids[0] for one in chosen]
+    assert len(set(numbers)) == len(numbers) == 4  # 12 responses: the least number of groups with 10
+    assert [one.prompt_ids[0] for one in replay.sample(10, seed=1)] == numbers
+    assert any([one.prompt_ids[0] for one in replay.sample(10, seed=seed)] != numbers for seed in range(2, 5))
+    assert len(replay.sample(1000, seed=1)) == 20
+
+
+def test_a_store_is_read_as_it_was_and_distributed_anew_over_other_processes(tmp_path):
+    saved = store()
+    saved.add([group(number) for number in range(5)])
+    saved.save(tmp_path, is_main=True)
+    read = store()
+    read.load(tmp_path, process=0, processes=1)
+    assert read.groups == saved.groups
+    shares = [store(), store()]
+    for process, share in enumerate(shares):
+        share.load(tmp_path, process, processes=2)
+    assert sorted(one.prompt_ids[0] for share in shares for one in share.groups) == [0, 1, 2, 3, 4]
+
+
+# ---------------------------------------------------------------------- training
+
+
+def test_stored_responses_are_those_of_the_rollouts(tmp_path, world):
+    """Ids, scores by table, and log p0 by enumeration."""
+    log_p0, scores, _ = world
+    trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256})
+    trainer.train()
+    assert trainer.replay.responses == 256
+    numbers = {tuple(tabular.tokenizer()(prompt)["input_ids"]): p for p, prompt in enumerate(tabular.PROMPTS)}
+    for one in trainer.replay.groups:
+        assert len(one) == 8
+        p = numbers[tuple(one.prompt_ids)]
+        for ids, [score], logp in zip(one.completion_ids, one.scores, one.ref_logp, strict=True):
+            y = tabular.responses().index(tuple(ids))
+            assert score == pytest.approx((scores @ LAM)[p, y], abs=1e-5)
+            assert logp == pytest.approx(log_p0[p, y], abs=1e-4)
+
+
+def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
+    trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256})
+    trainer.train()
+    before = trainer.replayed(0)["reward"]
+    trainer.reward_weights.mul_(3)
+    assert torch.allclose(trainer.replayed(0)["reward"], 3 * before)
+
+
+def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tmp_path, world):
+    log_p0, scores, log_p_lam = world
+    replay = ReplayStore(10_000, lambda scores_NV: scores_NV[:, 0])
+    rng, table = np.random.default_rng(0), scores @ LAM
+    for p, prompt in enumerate(tabular.PROMPTS):
+        chosen = rng.choice(log_p0.shape[1], size=(16, 8), p=np.exp(log_p0[p]))
+        for row in chosen:
+            ids = [list(tabular.responses()[y]) for y in row]
+            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
+    settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 5e-3}
+    trainer = make_trainer(tmp_path, [table_reward()], replay=replay, logging_steps=1, **settings)
+    assert trainer.warm_start == 10  # iterations of 4 x 256 responses, for 10 passes over 1024
+    trainer.train()
+    first = next(log for log in trainer.state.log_history if "objective/kl" in log)
+    assert first["step"] == 41
+    assert 0.1 < first["objective/kl"] < 1.0  # the policy of the first rollout has left p0
+    assert trainer.state.log_history[39]["episodes"] == 0
+    assert trainer.state.log_history[-1]["episodes"] == 256
+    assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.6 * tabular.kl(log_p0, log_p_lam)
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path):
+    whole = make_trainer(tmp_path / "whole", [table_reward()], **SHORT)
+    whole.train()
+    cut = make_trainer(tmp_path / "whole", [table_reward()], **SHORT)
+    cut.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
+    assert cut.replay.groups == whole.replay.groups
+    pairs = zip(whole.model.state_dict().items(), cut.model.state_dict().values(), strict=True)
+    assert all(torch.equal(weight, again) for (_, weight), again in pairs)
+
+
+def test_without_replay_nothing_is_stored(tmp_path):
+    trainer = make_trainer(tmp_path, [table_reward()], num_ppo_epochs=1)
+    trainer.train()
+    assert trainer.replay.groups == []
+
+
+def test_one_response_to_a_prompt_is_refused(tmp_path):
+    with pytest.raises(UserError, match="num_generations=1 does not work with replay_batch=256"):
+        make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_generations": 1})
+
+
+# ---------------------------------------------------------------------- where training ends
+
+CLOSE = REPLAY | {"num_ppo_epochs": 4, "total_episodes": 10_240, "learning_rate": 5e-3, "replay_coef": 4.0}
+
+
+def far_away(log_p0, scores) -> ReplayStore:
+    """2048 responses of a policy at 2.6 nats from p_lam: the tilt of p0 in the opposite direction."""
+    replay, rng = ReplayStore(20_000, lambda scores_NV: scores_NV[:, 0]), np.random.default_rng(1)
+    table, opposite = scores @ LAM, tabular.tilted(log_p0, -scores @ LAM)
+    for p, prompt in enumerate(tabular.PROMPTS):
+        for row in rng.choice(log_p0.shape[1], size=(32, 8), p=np.exp(opposite[p])):
+            ids = [list(tabular.responses()[y]) for y in row]
+            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
+    return replay
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["kl_coef 1", "kl_coef .25", "wrong critic", "far away", "wrong weight"])
+def test_training_with_replay_ends_at_p_lam(tmp_path, world, monkeypatch, case):
+    """KL(pi||p_lam) <= .03 after 10 240 responses (plain PPO: about .07), except with a wrong weight of the reward."""
+    log_p0, scores, log_p_lam = world
+    kl_coef = 0.25 if case == "kl_coef .25" else 1.0
+    settings, replay = CLOSE | {"kl_coef": kl_coef}, None
+    if case == "far away":
+        replay = far_away(log_p0, scores)
+        settings |= {"warm_start_passes": 2}
+    reward = tabular.TableReward(kl_coef * scores @ LAM)
+    trainer = make_trainer(tmp_path, [reward], replay=replay, **settings)
+    if case == "wrong critic":
+        monkeypatch.setattr(type(trainer.critic), "fit", lambda *_, **__: {})
+        trainer.critic.state_head[-1].bias.data.fill_(1.0)
+    if case == "wrong weight":
+        monkeypatch.setattr(
+            ppo_trainer, "variance_loss", lambda ell, reward, *rest: variance_loss(ell, 1.5 * reward, *rest)
+        )
+    trainer.train()
+    reached = tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam)
+    assert (reached <= 0.03) == (case != "wrong weight"), reached
