@@ -38,6 +38,10 @@ class ModeConfig(Settings):
         """
         raise NotImplementedError
 
+    def files(self) -> list[str]:
+        """Files that decide the result."""
+        return []
+
     def scored_responses(self, total_episodes: int, pilot: int, folder: Any) -> int:
         """Responses scored to make the policy, beyond the pilot's. folder: of the finished run."""
         return total_episodes

@@ -73,6 +73,11 @@ class RunFolder:
         return self.path / "refinement.json"
 
     @property
+    def replay(self) -> Path:
+        """Scored responses of pilot and training, with which other runs can begin (mode.replay_from)."""
+        return self.path / "replay.pt"
+
+    @property
     def wandb_ids(self) -> Path:
         """The W&B run of each job."""
         return self.path / "wandb.json"

@@ -37,8 +37,7 @@ def print_closing(evaluation: Evaluation, console: Console) -> None:
 
 
 def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """(headings, rows): a row per value. lambda: of the pilot, and after the arrow at the end of training, with its
-    standard error where rollouts gave one.
+    """(headings, rows): a row per value. lambda: of the pilot, and after the arrow at the end of training.
 
     +- is the longer half of the interval; evaluation.json has both ends. A baseline has no predicted levels, and only
     its final lambda.
@@ -56,13 +55,12 @@ def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, value in evaluation.values.items():
         pilot, final = f"{value.lam:#.3g}", f"{evaluation.lam[name]:#.3g}" if evaluation.lam else ""
-        error = f"{NO_BREAK}±{NO_BREAK}{evaluation.lam_error[name]:.2g}" if evaluation.lam_error.get(name) else ""
         rows.append(
             [
                 name,
                 f"{value.base:.3f}",
                 "free" if value.target is None else f"{value.target:.3f}",
-                (final if final == pilot or not evaluation.aims_at_palette else f"{pilot}→{final}") + error,
+                final if final == pilot or not evaluation.aims_at_palette else f"{pilot}→{final}",
                 f"{value.predicted:.3f}" if evaluation.aims_at_palette else "",
                 _estimate(value.realized),
                 "" if value.gap_sd is None else f"{value.gap_sd:+.3f}",
@@ -91,6 +89,10 @@ def kl_sentences(evaluation: Evaluation) -> list[str]:
     else:
         sentences = [f"KL to the base policy: {kl} nats measured."]
         sentences.append(f"mode={evaluation.mode} is a baseline: it does not aim at the targets.")
+    if errors := {name: error for name, error in evaluation.lam_error.items() if error}:
+        sentences.append(
+            "Standard error of lambda: " + ", ".join(f"{name} {error:.2g}" for name, error in errors.items()) + "."
+        )
     if evaluation.price_ratio:
         ratio = _interval(evaluation.price_ratio, digits=2)
         sentences.append(f"Price ratio: {ratio} times the least KL that has the realized levels.")

@@ -12,7 +12,7 @@ from peft import PeftModel
 from mapft.ppo import optimizer_state
 from mapft.ppo.critic import OPTIMIZER, Critic
 from mapft.ppo.ppo_config import PPOConfig
-from mapft.ppo.replay import ReplayStore
+from mapft.ppo.replay import STORE, ReplayStore
 from mapft.ppo.trl_seam import SCHEDULER_FILE, TRLSeam, without_deepspeed_loading
 
 logger = get_logger(__name__)
@@ -43,9 +43,8 @@ class ResumableTrainer(TRLSeam):
                 if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
                     logger.warning("It is the last checkpoint of a finished training, so nothing is trained.")
         if isinstance(resume_from_checkpoint, str) and self.args.replay_batch:
-            self.replay.load(
-                Path(resume_from_checkpoint), self.accelerator.process_index, self.accelerator.num_processes
-            )
+            store = Path(resume_from_checkpoint) / STORE
+            self.replay.load(store, self.accelerator.process_index, self.accelerator.num_processes)
         self.add_reference()
         replaces_deepspeeds = self.portable and self.is_deepspeed_enabled
         if replaces_deepspeeds and isinstance(resume_from_checkpoint, str):
@@ -71,7 +70,7 @@ class ResumableTrainer(TRLSeam):
     def checkpoint_saved(self, folder: Path) -> None:
         """Save replay store and critic, which is the last of all files."""
         if self.args.replay_batch:
-            self.replay.save(folder, is_main=self.args.should_save)
+            self.replay.save(folder / STORE, is_main=self.args.should_save)
         if self.args.should_save:
             self.critic.save(folder)
 

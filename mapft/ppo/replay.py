@@ -16,7 +16,9 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-STORE = "replay.pt"  # in a checkpoint: the responses of all processes
+from mapft.utils.files import write_atomically
+
+STORE = "replay.pt"  # in a checkpoint
 
 Price = Callable[[Tensor], Tensor]
 
@@ -73,17 +75,28 @@ class ReplayStore:
         """Keep every processes-th group, so that each process has its own."""
         self.groups = self.groups[process::processes]
 
-    def save(self, folder: Path, *, is_main: bool) -> None:
-        """Write the groups of all processes into a checkpoint; every process must call this."""
+    def save(self, path: Path, *, is_main: bool) -> None:
+        """Write the groups of all processes, atomically; every process must call this."""
         stores: list[list[Group]] = gather_object([self.groups])
         if is_main:
-            torch.save([[asdict(group) for group in groups] for groups in stores], folder / STORE)
+            content = {"columns": self.columns, "stores": [[asdict(group) for group in groups] for groups in stores]}
+            write_atomically(path, lambda temporary: torch.save(content, temporary))
 
-    def load(self, folder: Path, process: int, processes: int) -> None:
+    def load(self, path: Path, process: int, processes: int) -> None:
         """Read what `save` wrote; with another number of processes, the groups are distributed anew."""
-        stores: list[list[dict[str, Any]]] = torch.load(folder / STORE, weights_only=True)
+        stores: list[list[dict[str, Any]]] = torch.load(path, weights_only=True)["stores"]
         if len(stores) == processes:
             self.groups = [Group(**group) for group in stores[process]]
         else:
             self.groups = [Group(**group) for groups in stores for group in groups]
             self.keep_share(process, processes)
+
+
+def read_groups(path: Path, columns: Sequence[str]) -> list[Group]:
+    """The groups that `ReplayStore.save` wrote, with the raw scores of these columns only, in this order."""
+    content = torch.load(path, weights_only=True)
+    order = [content["columns"].index(name) for name in columns]
+    groups = [Group(**group) for groups in content["stores"] for group in groups]
+    for group in groups:
+        group.scores = [[scores[number] for number in order] for scores in group.scores]
+    return groups

@@ -3,7 +3,7 @@
 import dataclasses
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +47,14 @@ def fit(
     models: RewardModels,
     objective: Objective,
     prompts: list[Prompt],
-    samples: pd.DataFrame,
+    stored: Sequence[Group],
     folder: RunFolder,
     run_name: str | None = None,
 ) -> Mapping[str, float]:
     """Train folder.adapter unless it exists; returns the multipliers at the end of the training.
 
-    samples: of the reference policy, with token ids and scores, which replay begins with. folder: of the run, or of one
-    visit of the run `run_name`; checkpoints, logs.jsonl and refinement.json are written there too. The reference is the
+    stored: scored responses with which replay begins, see `pilot_groups`. folder: of the run, or of one visit of the
+    run `run_name`; checkpoints, logs.jsonl, refinement.json and replay.pt are written there too. The reference is the
     model with its adapter (model.adapter, if any) frozen; training starts from a copy. If lam equals reference_lam,
     nothing is trained and the saved adapter leaves the policy unchanged. Raises UserError for adapter.target_modules
     that match no layer.
@@ -79,13 +79,15 @@ def fit(
     job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
     tracking = Tracking(config, folder, job, name, objective.targets, args.steps_per_iteration)
     reward = PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, objective.reference_lam)
+    replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam))
+    replay.add(stored)
     try:
         trainer = PPOTrainer(
             policy,
             [reward],
             args=args,
             train_dataset=Dataset.from_dict({"prompt": prompts}),
-            replay=replay_store(args.replay_capacity, reward, samples),
+            replay=replay,
             processing_class=tokenizer,
             peft_config=None if config.model.adapter else lora_config(config),
             callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
@@ -103,20 +105,21 @@ def fit(
     with tracking:
         if objective.lam != objective.reference_lam:
             trainer.train(resume_from_checkpoint=checkpoint)
+            if args.replay_batch:
+                trainer.replay.save(folder.replay, is_main=trainer.accelerator.is_main_process)
         save_adapter(trainer, folder.adapter)
     return lam.lam
 
 
-def replay_store(capacity: int, reward: PaletteReward, samples: pd.DataFrame) -> ReplayStore:
-    """A store with the samples, in groups of one prompt; a prompt with one sample is left out."""
-    values = list(reward.lam)
-    store = ReplayStore(capacity, reward.price, values)
+def pilot_groups(samples: pd.DataFrame, values: Sequence[str]) -> list[Group]:
+    """Samples of the reference policy, with token ids and scores, by prompt; a prompt with one sample is left out."""
+    groups = []
     for _, rows in samples.groupby("prompt_id"):
         if len(rows) > 1:
             responses = [ids.tolist() for ids in rows["response_token_ids"]]
-            prompt = rows["prompt_token_ids"].iloc[0].tolist()
-            store.add([Group(prompt, responses, rows[values].to_numpy(float).tolist(), [])])
-    return store
+            scores = rows[list(values)].to_numpy(float).tolist()
+            groups.append(Group(rows["prompt_token_ids"].iloc[0].tolist(), responses, scores, []))
+    return groups
 
 
 def save_adapter(trainer: PPOTrainer, adapter: Path) -> None:

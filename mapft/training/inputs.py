@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -35,7 +36,9 @@ class TrainingInputs:
     progress: Callable[[], AbstractContextManager[Update]]
     train_variant: Callable[[ModeConfig], Path]
 
-    @property
-    def scored_samples(self) -> pd.DataFrame:
-        """The pilot's samples with a column for every value."""
-        return self.samples.assign(**{name: self.matrix.column(name) for name in self.matrix.values})
+    def pilot_groups(self) -> list[Any]:
+        """The pilot's responses with their scores, for replay."""
+        from mapft.training.fit import pilot_groups
+
+        scored = self.samples.assign(**{name: self.matrix.column(name) for name in self.matrix.values})
+        return pilot_groups(scored, list(self.scores))

@@ -6,11 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mapft.cli import main
+from mapft.ppo.replay import read_groups
 from mapft.tracking.lines import JsonLines
 from tests import worlds
 from tests.worlds import SMALL, own
@@ -68,6 +70,36 @@ def test_two_processes_make_the_same_visits(world, tmp_path):
     assert any(not visit["skipped"] for visit in visits)
     for visit in visits:
         assert (tmp_path / "run" / visit["folder"] / "adapter").exists() != visit["skipped"]
+
+
+def test_a_run_begins_with_the_scored_responses_of_another(world, tmp_path):
+    """Pilot, then the other run's responses, then its own; a value that is not scored here is left out."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", *own(world, tmp_path, *REFINED, f"run_dir={first}")]) == 0
+    small = [*REFINED, "trainer.total_episodes=32", "~rewards.judge", "~palette.quantiles.judge"]
+    more = [f"mode.replay_from=[{first}]", "seed=1", f"run_dir={second}"]
+    assert main(["train", *own(world, tmp_path, *small, *more)]) == 0
+    theirs = read_groups(first / "replay.pt", ["vowels"])
+    groups = read_groups(second / "replay.pt", ["vowels"])
+    pilot = len(pd.read_parquet(second / "samples.parquet")["prompt_id"].unique())
+    assert groups[pilot : pilot + len(theirs)] == theirs
+    assert len(groups) == pilot + len(theirs) + 32 // 4
+    texts = pd.read_parquet(second / "samples.parquet")
+    for number, group in enumerate(groups[:pilot]):
+        responses = texts[texts["prompt_id"] == number]["response"]
+        assert [score for [score] in group.scores] == [pytest.approx(worlds.vowels([""], [r])[0]) for r in responses]
+
+
+def test_responses_that_do_not_fit_are_refused(world, tmp_path, capfd):
+    first, second = tmp_path / "first", tmp_path / "second"
+    more = [f"mode.replay_from=[{first}]", f"run_dir={second}"]
+    assert main(["train", *own(world, tmp_path, *REFINED, *more)]) == 2
+    assert f"mode.replay_from={first} has no replay.pt" in capfd.readouterr().err.replace("\n", "")
+    assert main(["train", *own(world, tmp_path, *REFINED, f"run_dir={first}")]) == 0
+    capfd.readouterr()
+    other = [*more, "sampling.max_new_tokens=7"]
+    assert main(["train", *own(world, tmp_path, *REFINED, *other, f"run_dir={tmp_path / 'third'}")]) == 2
+    assert "other settings of sampling, so" in capfd.readouterr().err.replace("\n", " ")
 
 
 def test_sequential_mode_to_the_closing_table(world, tmp_path, capfd):

@@ -76,13 +76,13 @@ def test_a_sample_has_different_groups_and_depends_on_its_seed():
 def test_a_store_is_read_as_it_was_and_distributed_anew_over_other_processes(tmp_path):
     saved = store()
     saved.add([group(number) for number in range(5)])
-    saved.save(tmp_path, is_main=True)
+    saved.save(tmp_path / "replay.pt", is_main=True)
     read = store()
-    read.load(tmp_path, process=0, processes=1)
+    read.load(tmp_path / "replay.pt", process=0, processes=1)
     assert read.groups == saved.groups
     shares = [store(), store()]
     for process, share in enumerate(shares):
-        share.load(tmp_path, process, processes=2)
+        share.load(tmp_path / "replay.pt", process, processes=2)
     assert sorted(one.prompt_ids[0] for share in shares for one in share.groups) == [0, 1, 2, 3, 4]
 
 

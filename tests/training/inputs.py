@@ -51,9 +51,10 @@ def replace_fit(monkeypatch: Any) -> list[SimpleNamespace]:
     """`fit` only records its arguments, in the list returned here, and returns the multipliers of its objective."""
     calls: list[SimpleNamespace] = []
 
-    def fit(config, models, objective, prompts, samples, folder):
+    def fit(config, models, objective, prompts, stored, folder):
         calls.append(SimpleNamespace(config=config, models=models, objective=objective, prompts=prompts, folder=folder))
         return objective.lam
 
     monkeypatch.setattr("mapft.training.fit.fit", fit)
+    monkeypatch.setattr(TrainingInputs, "pilot_groups", lambda inputs: [])
     return calls

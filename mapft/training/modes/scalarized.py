@@ -50,5 +50,5 @@ def fit_fixed(inputs: Any, lam: dict[str, float], kl_coef: float | None = None) 
         config = replace(config, trainer=replace(config.trainer, kl_coef=kl_coef))
     zero = dict.fromkeys(inputs.scores, 0.0)
     objective = Objective(zero | lam, zero, inputs.solution.targets, inputs.matrix.sd)
-    prompts, samples = inputs.prompts.training, inputs.scored_samples
-    return dict(fit(config, RewardModels(inputs.scores), objective, prompts, samples, inputs.folder))
+    prompts, stored = inputs.prompts.training, inputs.pilot_groups()
+    return dict(fit(config, RewardModels(inputs.scores), objective, prompts, stored, inputs.folder))

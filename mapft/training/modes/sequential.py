@@ -136,7 +136,7 @@ class Cycle:
         if not trained:
             zero = dict.fromkeys(order[:1], 0.0)
             objective = Objective(zero, zero, self.targets, self.sd)
-            fit(self.config, models, objective, self.inputs.prompts.training, self.inputs.samples[:0], self.folder)
+            fit(self.config, models, objective, self.inputs.prompts.training, [], self.folder)
         elif PartialState().is_main_process and not self.folder.adapter.exists():
             temporary = self.folder.path / f".{self.folder.adapter.name}{TEMPORARY}"
             last = RunFolder(self.folder.path / trained[-1].folder)
@@ -145,7 +145,7 @@ class Cycle:
         return dict.fromkeys(self.inputs.scores, 0.0) | {visit.value: visit.lam for visit in visits}
 
     def _visit(self, name: str, visits: list[Visit], models: Any) -> Visit:
-        from mapft.training.fit import Objective, fit
+        from mapft.training.fit import Objective, fit, pilot_groups
 
         begin, number = time.monotonic(), len(visits) + 1
         before = next((visit.lam for visit in reversed(visits) if visit.value == name), 0.0)
@@ -160,8 +160,8 @@ class Cycle:
             rate = config.trainer.learning_rate * min(1.0, step)
             config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
             prompts = self.inputs.prompts.training
-            samples = read_table(folder.samples)
-            lam = fit(config, models, objective, prompts, samples, folder, self.folder.path.name)[name]
+            stored = pilot_groups(read_table(folder.samples), [name])
+            lam = fit(config, models, objective, prompts, stored, folder, self.folder.path.name)[name]
         relative, seconds = str(folder.path.relative_to(self.folder.path)), time.monotonic() - begin
         return Visit(name, relative, lam_before=before, met=met, skipped=skipped, lam=lam, seconds=seconds, **decision)
 
@@ -173,6 +173,7 @@ class Cycle:
             self.config,
             seed=derive_seed(self.config.seed, "stage", number) % 2**31,
             model=replace(self.config.model, adapter=adapter),
+            refine=replace(self.config.refine, compensate=True),  # a visit ends at its target; the next ones correct it
             trainer=replace(self.config.trainer, total_episodes=self.mode.visit_episodes),
         )
 
