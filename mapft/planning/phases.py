@@ -84,8 +84,9 @@ def _peaks(config: Config, policy: Any) -> dict[str, float]:
     for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
         parameter.grad = torch.empty_like(parameter)  # counted as the adapter's
     with autocast, _fused_head(causal, tokens):
-        rows = min(trainer.per_device_train_batch_size, rollout) + trainer.replay_batch
-        update = peak_bytes(lambda: response_log_probs(rows).sum().backward())
+        fresh = min(trainer.per_device_train_batch_size, rollout)
+        batches = [rows for rows in (fresh, trainer.replay_batch) if rows]
+        update = peak_bytes(lambda: sum(response_log_probs(rows).sum() for rows in batches).backward())
     return generation | {"log_probs": log_probs, "critic's fit": peak_bytes(critic_step), "update": update}
 
 
