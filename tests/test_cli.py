@@ -77,7 +77,10 @@ def test_settings_compose_without_torch():
         ),
         (["palette=hhh_99"], "hhh_99"),
         (["mode=sequential", "mode.order=[judge]"], "mode.order=judge is invalid; it must name each of"),
-        (["mode.rounds=3"], "The setting mode.rounds is unknown; the settings here are name, reward_models."),
+        (
+            ["mode.rounds=3"],
+            "The setting mode.rounds is unknown; the settings here are name, reward_models, replay_from.",
+        ),
         (["dual.estimator=best"], "best"),
         (["model.path=/no/such/model"], "model.path=/no/such/model does not exist"),
         (["+rewards.third=foo"], "rewards.third=foo is invalid; write its settings"),

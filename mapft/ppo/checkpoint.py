@@ -25,10 +25,6 @@ class ResumableTrainer(TRLSeam):
     critic: Critic
     replay: ReplayStore
 
-    def add_reference(self) -> None:
-        """Complete the stored responses before the first step."""
-        raise NotImplementedError
-
     def train(self, resume_from_checkpoint: str | bool | None = "auto", **kwargs: Any) -> Any:
         """Train, by default from the newest complete checkpoint in output_dir, if there is one.
 
@@ -45,7 +41,6 @@ class ResumableTrainer(TRLSeam):
         if isinstance(resume_from_checkpoint, str) and self.args.replay_batch:
             store = Path(resume_from_checkpoint) / STORE
             self.replay.load(store, self.accelerator.process_index, self.accelerator.num_processes)
-        self.add_reference()
         replaces_deepspeeds = self.portable and self.is_deepspeed_enabled
         if replaces_deepspeeds and isinstance(resume_from_checkpoint, str):
             self.load_weights(resume_from_checkpoint)

@@ -87,11 +87,15 @@ class PPOTrainer(RolloutTrainer):
         self.batch: Batch = {}
         self._plan: list[Tensor] = []
         self._rollout_seconds = 0.0
+        self._has_reference = False  # whether the stored responses have log p0
 
     def next_micro_batch(self, rows: list[dict[str, Any]]) -> Batch:
         """The next micro-batch, of a new rollout where the last one has been used for num_ppo_epochs epochs."""
         if not self.model.training:
             return self.rollout(rows)
+        if self.args.replay_batch and not self._has_reference:
+            self.add_reference()
+            self._has_reference = True
         per_epoch, position = self.args.steps_per_generation, self.position
         if self.iteration < 0:
             return {}

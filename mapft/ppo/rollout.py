@@ -3,6 +3,7 @@
 Shapes: B responses of this process, N responses of all processes, T response tokens, D features, F reward functions.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -140,18 +141,16 @@ class RolloutTrainer(ResumableTrainer):
         return batch
 
     def add_reference(self) -> None:
-        """Add log p0 to the stored responses that lack it, in training mode, in which rollouts are measured too."""
-        self.model.train()
+        """Add log p0 to the stored responses that lack it; every process makes the same number of passes."""
         groups = [group for group in self.replay.groups if not group.ref_logp]
         completion_ids = [ids for group in groups for ids in group.completion_ids]
         prompt_ids = [group.prompt_ids for group in groups for _ in group.completion_ids]
+        rows, pad_id = self.args.local_rollout_forward_batch_size, self.text_tokenizer.pad_token_id
+        passes = max(gather_object([math.ceil(len(completion_ids) / rows)]))
         logp: list[float] = []
-        rows = self.args.local_rollout_forward_batch_size
-        for start in range(0, len(completion_ids), rows):
-            part = slice(start, start + rows)
-            batch = padded_batch(
-                prompt_ids[part], completion_ids[part], self.text_tokenizer.pad_token_id, self.accelerator.device
-            )
+        for number in range(passes):
+            part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
+            batch = padded_batch(prompt_ids[part], completion_ids[part], pad_id, self.accelerator.device)
             with self.reference() as reference:
                 logp_BT, _ = self.log_probs(reference, batch, features=False)
             logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
