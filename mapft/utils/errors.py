@@ -4,6 +4,7 @@ import errno
 import os
 import re
 
+TORCH_SAVE = re.compile("failed writing file|iostream error")  # how torch.save says that a disk is full
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 
@@ -25,7 +26,7 @@ def file_error(error: BaseException | None) -> str:
             number = int(found[1])
         if number == errno.ENAMETOOLONG:
             return f"{getattr(error, 'filename', None)} is too long a name for a file; choose a shorter one."
-        if number in NO_ROOM or "failed writing file" in str(error):  # of torch.save
+        if number in NO_ROOM or TORCH_SAVE.search(str(error)):
             name = error.filename if isinstance(error, OSError) and error.filename else "A file of the run"
             why = os.strerror(number) if number in NO_ROOM else "the disk took no more"
             return f"{name} cannot be written ({why}); free space or choose output=..., and repeat the command."

@@ -27,6 +27,7 @@ def test_a_full_disk_is_recognised_in_the_errors_of_all_libraries():
     assert "/data/x cannot be written" in file_error(chained(FULL, RuntimeError("saving failed")))
     assert "File too large" in file_error(RuntimeError("I/O error: File too large (os error 27)"))
     assert "cannot be written" in file_error(RuntimeError("PytorchStreamWriter failed writing file data/0"))
+    assert "cannot be written" in file_error(RuntimeError("basic_ios::clear: iostream error"))
 
 
 @pytest.mark.parametrize(
