@@ -17,7 +17,9 @@ class PolicyConfig(Settings):
     prefix: ClassVar[str] = "evaluation.policies"
     adapter: str | None = setting(None, "Folder or Hub id of a PEFT adapter.")
     candidates: int | None = setting(
-        None, "Decoding with the pilot's lambda: n candidates, of the adapter where there is one.", at_least=1
+        None,
+        "Decoding: n candidates, of p0 with the pilot's lambda, or of the adapter with that of this run's training.",
+        at_least=1,
     )
     choose: Choose = setting(Choose.sample, "How decoding picks a candidate.")
     samples_per_prompt: int | None = setting(

@@ -59,7 +59,7 @@ class PPOSettings(Settings):
     critic_epochs: int = setting(4, "The critic's passes over every rollout.", at_least=1)
     critic_minibatch: int = setting(64, "Responses per step of the critic, per process.", at_least=1)
     critic_warmup_iterations: int = setting(
-        0, "First iterations that fit the critic alone and leave the policy unchanged.", at_least=0
+        0, "First iterations whose rollouts fit the critic alone; replay still trains the policy.", at_least=0
     )
     local_rollout_forward_batch_size: int = setting(
         64, "Responses per forward pass without gradients (log-probabilities, features).", at_least=1

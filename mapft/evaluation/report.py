@@ -20,7 +20,7 @@ from mapft.utils.files import write_atomically, write_text
 from mapft.utils.terminal import NO_BREAK, print_table
 
 SHOWN_PROMPTS = 12  # whose responses the report shows
-CONVERGED = 0.05  # nats: with this KL to p_lam, a level is off by sqrt(2 * .05) = .3 of its sd at the very most
+CONVERGED = 0.05  # nats: for roughly Gaussian scores, a level is then off by at most sqrt(2 * .05) = .3 sd
 MAX_CHARACTERS = 4000  # of one response
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]")  # invalid in HTML
 
@@ -91,7 +91,9 @@ def kl_sentences(evaluation: Evaluation) -> list[str]:
         sentences.append(f"mode={evaluation.mode} is a baseline: it does not aim at the targets.")
     if errors := {name: error for name, error in evaluation.lam_error.items() if error}:
         sentences.append(
-            "Standard error of lambda: " + ", ".join(f"{name} {error:.2g}" for name, error in errors.items()) + "."
+            "Standard error of the last estimate of lambda: "
+            + ", ".join(f"{name} {error:.2g}" for name, error in errors.items())
+            + "."
         )
     if evaluation.price_ratio:
         ratio = _interval(evaluation.price_ratio, digits=2)

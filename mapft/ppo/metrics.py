@@ -73,8 +73,10 @@ def log_objective(trainer: Any, score_B: Tensor, kl_BT: Tensor, logp_BT: Tensor,
     }
     for name, column_B in columns.items():
         metrics[name].extend(trainer.accelerator.gather(column_B).tolist())
-    if trainer.args.num_generations > 1:
-        reward_BK = columns["objective/rlhf_reward"].view(-1, trainer.args.num_generations)
+    args = trainer.args
+    group = args.num_generations if trainer.model.training else args.num_generations_eval
+    if group > 1 and min(gather_object([len(score_B) % group == 0])):
+        reward_BK = columns["objective/rlhf_reward"].view(-1, group)
         deviation_N = trainer.accelerator.gather(deviations(reward_BK / kl_coef).flatten())
         metrics["objective/kl_to_target"].append(log_mean_exp(deviation_N))
     log_weights_N = trainer.accelerator.gather((columns["objective/rlhf_reward"] - value_B) / kl_coef)

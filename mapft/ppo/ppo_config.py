@@ -120,6 +120,12 @@ class PPOConfig(PPOSettings, GRPOConfig):
                 f"compares responses to a prompt; use 2 or more, a divisor of the {local} responses of a process."
             )
 
+        if self.replay_batch and self.replay_capacity < num_generations:
+            raise UserError(
+                f"replay_capacity={self.replay_capacity} is less than num_generations={num_generations}, so nothing "
+                "would be stored; raise it."
+            )
+
     @property
     def steps_per_iteration(self) -> int:
         """Optimizer steps per rollout."""

@@ -100,3 +100,11 @@ def read_groups(path: Path, columns: Sequence[str]) -> list[Group]:
     for group in groups:
         group.scores = [[scores[number] for number in order] for scores in group.scores]
     return groups
+
+
+def distinct(groups: Iterable[Group]) -> list[Group]:
+    """The groups without repetitions of the same responses to the same prompt, in their order."""
+    first: dict[Any, Group] = {}
+    for group in groups:
+        first.setdefault((tuple(group.prompt_ids), tuple(map(tuple, group.completion_ids))), group)
+    return list(first.values())

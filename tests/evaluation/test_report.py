@@ -66,7 +66,7 @@ def test_a_policy_that_has_converged_and_a_lambda_with_its_error():
     near = {"kl_to_target": Estimate(0.06, 0.04, 0.08), "lam": {"a": 0.625}, "lam_error": {"a": 0.0312}}
     text = printed(evaluation({"a": value_result()}, **near))
     assert "0.500→0.625" in text
-    assert "Standard error of lambda: a 0.031." in text
+    assert "Standard error of the last estimate of lambda: a 0.031." in text
     assert "KL to p_lam: 0.060 [0.040, 0.080] nats." in text
     assert "not converged" not in text
 

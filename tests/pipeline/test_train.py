@@ -99,7 +99,20 @@ def test_responses_that_do_not_fit_are_refused(world, tmp_path, capfd):
     capfd.readouterr()
     other = [*more, "sampling.max_new_tokens=7"]
     assert main(["train", *own(world, tmp_path, *REFINED, *other, f"run_dir={tmp_path / 'third'}")]) == 2
-    assert "other settings of sampling, so" in capfd.readouterr().err.replace("\n", " ")
+    assert "other settings or files of sampling, so" in capfd.readouterr().err.replace("\n", " ")
+    other = [*more, "data.evaluation_fraction=0.5"]  # prompts that are held out here may have been trained on there
+    assert main(["train", *own(world, tmp_path, *REFINED, *other, f"run_dir={tmp_path / 'fourth'}")]) == 2
+    assert "other settings or files of data, so" in capfd.readouterr().err.replace("\n", " ")
+
+
+def test_the_same_pilot_is_stored_once(world, tmp_path):
+    """With the same seed, the pilot in the other run's store is this run's pilot."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", *own(world, tmp_path, *REFINED, f"run_dir={first}")]) == 0
+    more = ["trainer.total_episodes=32", f"mode.replay_from=[{first}]", f"run_dir={second}"]
+    assert main(["train", *own(world, tmp_path, *REFINED, *more)]) == 0
+    values = ["vowels", "judge"]
+    assert len(read_groups(second / "replay.pt", values)) == len(read_groups(first / "replay.pt", values)) + 32 // 4
 
 
 def test_sequential_mode_to_the_closing_table(world, tmp_path, capfd):

@@ -155,6 +155,20 @@ def test_one_response_to_a_prompt_is_refused(tmp_path):
         make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_generations": 1})
 
 
+def test_a_capacity_below_one_prompt_is_refused(tmp_path):
+    with pytest.raises(UserError, match="replay_capacity=4 is less than num_generations=8"):
+        make_trainer(tmp_path, [table_reward()], **REPLAY | {"replay_capacity": 4})
+
+
+@pytest.mark.parametrize(("per_prompt", "logged"), [(1, False), (2, True)])
+def test_evaluation_groups_its_own_number_of_responses(tmp_path, per_prompt, logged):
+    """3 prompts; the policy is p0, and num_generations=8 of training does not divide the responses."""
+    settings = REPLAY | {"num_generations_eval": per_prompt, "per_device_eval_batch_size": 6}
+    trainer = make_trainer(tmp_path, [table_reward()], **settings)
+    trainer.eval_dataset = trainer.train_dataset.select(range(3))
+    assert ("eval_objective/kl_to_target" in trainer.evaluate()) == logged
+
+
 # ---------------------------------------------------------------------- where training ends
 
 CLOSE = REPLAY | {"num_ppo_epochs": 4, "total_episodes": 10_240, "learning_rate": 5e-3, "replay_coef": 4.0}

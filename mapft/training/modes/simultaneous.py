@@ -38,33 +38,41 @@ class Simultaneous(ModeConfig):
 
     def train(self, inputs: Any) -> dict[str, float]:
         """adapter/, logs.jsonl, refinement.json and replay.pt in the run folder."""
-        from mapft.ppo.replay import read_groups
+        from mapft.ppo.replay import distinct, read_groups
         from mapft.rewards.loader import RewardModels
         from mapft.training.fit import Objective, fit
 
         solution, stored = inputs.solution, inputs.pilot_groups()
+        if self.replay_from and not inputs.config.trainer.replay_batch:
+            raise UserError("mode.replay_from has no effect with trainer.replay_batch=0; set it to 1 or more.")
         for path in self.replay_from:
             check_same_responses(RunFolder(Path(path)), inputs.folder, list(inputs.scores))
             stored += read_groups(RunFolder(Path(path)).replay, list(inputs.scores))
+        stored = distinct(stored)  # the other run has stored its pilot too, which can be the same
         objective = Objective(solution.lam, dict.fromkeys(solution.lam, 0.0), solution.targets, inputs.matrix.sd)
         models = RewardModels(inputs.scores, self.reward_models)
         return dict(fit(inputs.config, models, objective, inputs.prompts.training, stored, inputs.folder))
 
 
 def check_same_responses(other: RunFolder, own: RunFolder, values: list[str]) -> None:
-    """UserError unless the other run has stored responses of the same base policy, sampling and scores."""
+    """UserError unless the other run has stored responses of the same base policy, prompts, sampling and scores.
+
+    The prompts must be the same, because another split can train on prompts that are held out here.
+    """
     option = f"mode.replay_from={other.path}"
-    if not other.replay.exists():
+    if not other.replay.exists() or not other.config.exists():
         raise UserError(f"{option} has no {other.replay.name}; name the folder of a run that was trained with replay.")
     identities = []
     for folder in (other, own):
         with parsing(folder.config):
             identities.append(read_json(folder.config)["identity"])
     theirs, ours = identities
-    differing = [group for group in ("model", "sampling") if theirs[group] != ours[group]]
+    differing = [group for group in ("model", "data", "sampling") if theirs[group] != ours[group]]
     differing += [f"rewards.{name}" for name in values if theirs["rewards"].get(name) != ours["rewards"][name]]
+    files = (path for path in ours["files"] if Path(path).name != own.replay.name)
+    differing += [path for path in files if theirs["files"].get(path) != ours["files"][path]]
     if differing:
         raise UserError(
-            f"{option} has other settings of {', '.join(differing)}, so its responses do not fit; name a run with the "
-            "same ones."
+            f"{option} has other settings or files of {', '.join(differing)}, so its responses do not fit; name a run "
+            "with the same ones."
         )
