@@ -35,6 +35,7 @@ from mapft.palette.precision import delta_method
 from mapft.palette.problem import Problem
 
 MIN_ESS_SHARE = 0.5  # of the rollouts; a larger increment extrapolates too far from them
+MIN_ESTIMATE_SHARE = 0.1  # of the rollouts; with less, a few weights decide, and the standard error is unreliable
 MAX_HALVINGS = 20
 LOG_RATIO = "log pi/p_ref"  # column beside the values
 
@@ -59,7 +60,7 @@ def estimate(
     lam: Mapping[str, float],
     reference_lam: Mapping[str, float],
 ) -> OnPolicyEstimate | None:
-    """The multipliers of the palette; None where its targets are infeasible on the rollouts.
+    """The multipliers of the palette; None where its targets are infeasible on the rollouts, or too few are effective.
 
     log_ratio_N: log pi/p_ref of each rollout in nats, for the policy that generated it. Every prompt has two rollouts
     or more. A value without a target, and one whose scores are constant within every prompt, keeps its lam.
@@ -75,7 +76,7 @@ def estimate(
     offset_V = np.where(solved_V, 0.0, lam_V) - mu_V
     start_V = np.where(solved_V, lam_V, 0.0)
     solution = problem.maximise_dual(target_V, start_V, problem.partition.tilted(offset_V))
-    if not solution.kkt_residual <= KKT_TOLERANCE:
+    if not solution.kkt_residual <= KKT_TOLERANCE or solution.tilt.ess < MIN_ESTIMATE_SHARE * len(rollouts):
         return None
     found_V = np.where(solved_V, solution.lam_V, lam_V)
     error_V, _ = delta_method(problem, found_V - mu_V, solved_V & (solution.lam_V > 0))

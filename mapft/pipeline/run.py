@@ -53,11 +53,11 @@ class Run:
         self.score_files = {name: _states(score.files()) for name, score in self.scores.items()}
         self.identity: dict[str, Any] = {group: identity(getattr(config, group)) for group in RESULT_GROUPS}
         self.identity |= {"rewards": self.score_identities, "seed": config.seed}
-        self.identity["files"] = (
-            self.base_files
-            | _states(config.mode.files())
-            | {path: state for files in self.score_files.values() for path, state in files.items()}
-        )
+        self.identity["files"] = self.base_files | {
+            path: state for files in self.score_files.values() for path, state in files.items()
+        }
+        if files := config.mode.files():
+            self.identity["mode"]["files"] = _states(files)
         self.fingerprint = fingerprint(self.identity)
         check_trackers(config.tracking.names())
         for name, policy in config.evaluation.policies.items():

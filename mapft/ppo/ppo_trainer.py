@@ -62,7 +62,7 @@ class PPOTrainer(RolloutTrainer):
     ):
         check_arguments(model, train_dataset, kwargs)
         self.replay = replay or ReplayStore(args.replay_capacity, self.weighted_sum)
-        self.warm_start = warm_start_iterations(args, self.replay.responses)
+        self.warm_start = warm_start_iterations(args, self.replay.groups)
         args = in_whole_iterations(args, len(train_dataset), self.warm_start)
         adapter = adapter_state(model)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]

@@ -42,11 +42,11 @@ class ReplayStore:
 
     price: R (N,) of raw scores (N, V), as the current reward functions would give it. columns: the names under which
     reward functions log the V raw scores with `log_extra`; by default these are the outputs of the reward functions.
+    groups: scored already; the same on every process, each of which then keeps its share (`keep_share`).
     """
 
-    def __init__(self, capacity: int, price: Price, columns: Sequence[str] = ()) -> None:
-        self.capacity, self.price, self.columns = capacity, price, list(columns)
-        self.groups: list[Group] = []
+    def __init__(self, capacity: int, price: Price, columns: Sequence[str] = (), groups: Iterable[Group] = ()) -> None:
+        self.capacity, self.price, self.columns, self.groups = capacity, price, list(columns), list(groups)
 
     @property
     def responses(self) -> int:
@@ -56,6 +56,9 @@ class ReplayStore:
     def add(self, groups: Iterable[Group]) -> None:
         """Add groups, and drop the oldest ones beyond the capacity."""
         self.groups.extend(groups)
+        self._trim()
+
+    def _trim(self) -> None:
         surplus = self.responses - self.capacity
         while surplus > 0:
             surplus -= len(self.groups.pop(0))
@@ -72,8 +75,9 @@ class ReplayStore:
         return chosen
 
     def keep_share(self, process: int, processes: int) -> None:
-        """Keep every processes-th group, so that each process has its own."""
-        self.groups = self.groups[process::processes]
+        """Keep every processes-th group, so that each process has its own; none where some process would have none."""
+        self.groups = self.groups[process::processes] if len(self.groups) >= processes else []
+        self._trim()
 
     def save(self, path: Path, *, is_main: bool) -> None:
         """Write the groups of all processes, atomically; every process must call this."""
@@ -90,6 +94,12 @@ class ReplayStore:
         else:
             self.groups = [Group(**group) for groups in stores for group in groups]
             self.keep_share(process, processes)
+
+
+def flattened(groups: Iterable[Group]) -> tuple[list[list[int]], list[list[int]]]:
+    """Token ids of prompt and response, one of each per response."""
+    pairs = [(group.prompt_ids, ids) for group in groups for ids in group.completion_ids]
+    return [prompt for prompt, _ in pairs], [response for _, response in pairs]
 
 
 def read_groups(path: Path, columns: Sequence[str]) -> list[Group]:

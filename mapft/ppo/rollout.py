@@ -19,7 +19,7 @@ from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
 from mapft.ppo.log_probs import batched_log_probs
 from mapft.ppo.metrics import log_objective, log_rewards, timed
 from mapft.ppo.policy import causal_model
-from mapft.ppo.replay import Group
+from mapft.ppo.replay import Group, flattened
 from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
 from mapft.utils.seeds import derive_seed
 
@@ -48,7 +48,7 @@ class RolloutTrainer(ResumableTrainer):
         with timed(self, "rewards"):
             score_B = self.scores(rows, texts)
         if self.model.training and self.args.replay_batch:
-            self.store(batch)
+            self.store(batch, texts["completion_ids"])
         rewards_BT = token_rewards(score_B, kl_BT, mask_BT, self.args.kl_coef)
         self.critic.begin(self._global_moments(rewards_BT.flip(1).cumsum(1).flip(1), mask_BT))
         values_BT = self.critic.values(features_BTD, mask_BT, self.args.critic_minibatch)
@@ -101,38 +101,27 @@ class RolloutTrainer(ResumableTrainer):
         with use_adapter(model, "ref" if "ref" in model.peft_config else None):
             yield self.model
 
-    def store(self, batch: Batch) -> None:
+    def store(self, batch: Batch, completion_ids: list[list[int]]) -> None:
         """Add this process's responses to the replay store, in groups of one prompt."""
-        ids, scores_BV = batch["completion_ids"], self.raw_scores(len(batch["mask"]))
+        scores_BV = self.raw_scores(len(completion_ids))
         ref_logp_B = (batch["ref_logp"] * batch["mask"]).sum(dim=1).tolist()
-        prompts = [
-            row[mask.bool()].tolist() for row, mask in zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
-        ]
-        completions = [row[mask.bool()].tolist() for row, mask in zip(ids, batch["mask"], strict=True)]
         size = self.args.num_generations
-        groups = [slice(start, start + size) for start in range(0, len(ids), size)]
-        self.replay.add(Group(prompts[k.start], completions[k], scores_BV[k], ref_logp_B[k]) for k in groups)
+        for first in range(0, len(completion_ids), size):
+            rows, prompt_mask = slice(first, first + size), batch["prompt_mask"][first].bool()
+            prompt_ids = batch["prompt_ids"][first][prompt_mask].tolist()
+            self.replay.add([Group(prompt_ids, completion_ids[rows], scores_BV[rows], ref_logp_B[rows])])
 
     def raw_scores(self, rows: int) -> list[list[float]]:
         """Raw scores of the last rollout's responses of this process, (B, V)."""
-        columns, start = self.rollout_columns, self.accelerator.process_index * rows
-        table = columns["extra"] if self.replay.columns else columns["rewards"]
-        names = self.replay.columns or self.reward_func_names
-        return [
-            list(row)
-            for row in zip(
-                *(list(table[name])[-rows * self.accelerator.num_processes :][start : start + rows] for name in names),
-                strict=True,
-            )
-        ]
+        kind, names = ("extra", self.replay.columns) if self.replay.columns else ("rewards", self.reward_func_names)
+        scores_NV = list(zip(*(self.rollout_columns[kind][name] for name in names), strict=True))
+        start = self.accelerator.process_index * rows  # the columns hold the responses of all processes
+        return [list(scores_V) for scores_V in scores_NV[start : start + rows]]
 
     def replayed(self, position: int) -> Batch:
         """Stored responses for a micro-batch, with the group, R and log p0 of each response."""
         groups = self.replay.sample(self.args.replay_batch, self.seed_of("replay", position))
-        completion_ids = [ids for group in groups for ids in group.completion_ids]
-        prompt_ids = [group.prompt_ids for group in groups for _ in group.completion_ids]
-        device = self.accelerator.device
-        batch = padded_batch(prompt_ids, completion_ids, self.text_tokenizer.pad_token_id, device)
+        batch, device = self.batch_of(*flattened(groups)), self.accelerator.device
         sizes = torch.tensor([len(group) for group in groups])
         batch["group"] = torch.arange(len(groups)).repeat_interleave(sizes).to(device)
         batch["ref_logp"] = torch.tensor([logp for group in groups for logp in group.ref_logp], device=device)
@@ -143,19 +132,22 @@ class RolloutTrainer(ResumableTrainer):
     def add_reference(self) -> None:
         """Add log p0 to the stored responses that lack it; every process makes the same number of passes."""
         groups = [group for group in self.replay.groups if not group.ref_logp]
-        completion_ids = [ids for group in groups for ids in group.completion_ids]
-        prompt_ids = [group.prompt_ids for group in groups for _ in group.completion_ids]
-        rows, pad_id = self.args.local_rollout_forward_batch_size, self.text_tokenizer.pad_token_id
+        prompt_ids, completion_ids = flattened(groups)
+        rows = self.args.local_rollout_forward_batch_size
         passes = max(gather_object([math.ceil(len(completion_ids) / rows)]))
         logp: list[float] = []
         for number in range(passes):
             part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
-            batch = padded_batch(prompt_ids[part], completion_ids[part], pad_id, self.accelerator.device)
+            batch = self.batch_of(prompt_ids[part], completion_ids[part])
             with self.reference() as reference:
                 logp_BT, _ = self.log_probs(reference, batch, features=False)
             logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
+
+    def batch_of(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Batch:
+        """Token ids on this process's device."""
+        return padded_batch(prompt_ids, completion_ids, self.text_tokenizer.pad_token_id, self.accelerator.device)
 
     def weighted_sum(self, scores_NF: Tensor) -> Tensor:
         """R = sum_f w_f r_f, (N,)."""

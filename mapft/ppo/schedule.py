@@ -1,9 +1,14 @@
 """How long a training is, in iterations: one rollout and the optimizer steps on it."""
 
 import copy
+import logging
 import math
+from collections.abc import Sequence
 
 from mapft.ppo.ppo_config import PPOConfig
+from mapft.ppo.replay import Group
+
+logger = logging.getLogger(__name__)
 
 
 def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> PPOConfig:
@@ -25,12 +30,21 @@ def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> P
     return args
 
 
-def warm_start_iterations(args: PPOConfig, stored: int) -> int:
-    """Iterations that make warm_start_passes passes over the stored responses of all processes."""
-    if not args.replay_batch:
+def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
+    """Iterations that make warm_start_passes passes over the stored responses of all processes.
+
+    0 without replay, and, with a warning, where there are fewer stored prompts than processes.
+    """
+    if not (args.replay_batch and args.warm_start_passes):
+        return 0
+    if len(groups) < args.world_size:
+        logger.warning(
+            f"There is no warm start: warm_start_passes={args.warm_start_passes:g} needs two or more scored responses "
+            f"to {args.world_size} prompts or more, and {len(groups)} prompts have them."
+        )
         return 0
     per_iteration = args.replay_batch * args.steps_per_generation * args.num_ppo_epochs * args.world_size
-    return math.ceil(args.warm_start_passes * stored / per_iteration)
+    return math.ceil(args.warm_start_passes * sum(map(len, groups)) / per_iteration)
 
 
 def _rounded_up(every: float, max_steps: int, steps: int) -> int:

@@ -79,8 +79,7 @@ def fit(
     job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
     tracking = Tracking(config, folder, job, name, objective.targets, args.steps_per_iteration)
     reward = PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, objective.reference_lam)
-    replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam))
-    replay.add(stored)
+    replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam), stored)
     try:
         trainer = PPOTrainer(
             policy,

@@ -52,6 +52,7 @@ class RefinedLambda(TrainerCallback):
         self.start, self.reference_lam, self.targets, self.sd = dict(lam), reference_lam, targets, sd
         self.settings, self.path, self.iteration_steps = settings, path, iteration_steps
         self.history: list[dict[str, Any]] = []
+        self._iterations = 0  # with rollouts, so far
         self._window = 0  # rollouts since the last refinement
         self._prompts: list[str] = []
         self._rows: list[list[float]] = []  # the newest: scores in the order of `start`, then log pi/p_ref
@@ -77,9 +78,9 @@ class RefinedLambda(TrainerCallback):
             self._prompts += process_prompts
             self._rows += process_rows
             self._window += len(process_rows)
-        done = state.global_step // self.iteration_steps + 1
-        if done % every == 0:
-            progress = done * self.iteration_steps / state.max_steps
+        self._iterations += 1
+        if self._iterations % every == 0:
+            progress = (state.global_step + self.iteration_steps) / state.max_steps
             self._close_window(state.global_step, may_refine=self.settings.start <= progress < 1)
             if state.is_world_process_zero:
                 write_json(self.path, {"windows": self.history})
@@ -132,7 +133,12 @@ class RefinedLambda(TrainerCallback):
         """Write the last file of a checkpoint; without it the checkpoint is incomplete."""
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if state.is_world_process_zero and checkpoint.exists():  # there is none within an iteration
-            pending = {"window": self._window, "prompts": self._prompts, "rows": self._rows}
+            pending = {
+                "iterations": self._iterations,
+                "window": self._window,
+                "prompts": self._prompts,
+                "rows": self._rows,
+            }
             write_json(checkpoint / CHECKPOINT_FILE, {"windows": self.history} | pending)
 
     def load(self, checkpoint: Path) -> None:
@@ -140,7 +146,7 @@ class RefinedLambda(TrainerCallback):
         saved = read_json(checkpoint / CHECKPOINT_FILE)
         with parsing(checkpoint / CHECKPOINT_FILE):
             self.history, self._prompts, self._rows = saved["windows"], saved["prompts"], saved["rows"]
-            self._window = saved["window"]
+            self._iterations, self._window = saved["iterations"], saved["window"]
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:

@@ -200,6 +200,13 @@ def test_there_is_no_estimate_for_a_target_beyond_all_rollouts():
     assert estimate(rollouts, log_ratio, Palette({"a": 50.0}), ZERO, ZERO) is None
 
 
+def test_there_is_no_estimate_where_a_few_weights_decide():
+    """Rollouts of a policy 3 sd beyond the target have the targets in range, but hardly any of them is effective."""
+    beyond = MEAN + 3 * np.array([1.0, 1.4])
+    rollouts, log_ratio = rollouts_of(beyond, 2000)
+    assert estimate(rollouts, log_ratio, Palette(dict(zip(VALUES, TARGET, strict=True))), ZERO, ZERO) is None
+
+
 def test_two_kinds_of_prompts_bias_the_pilot_but_not_rollouts_of_p_lam():
     """Half of the prompts with sd 1, half with sd 2: E_p_lam r = lam (1 + 4) / 2, so lam = .4 for a target of 1.
 

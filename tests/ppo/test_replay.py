@@ -105,6 +105,24 @@ def test_stored_responses_are_those_of_the_rollouts(tmp_path, world):
             assert logp == pytest.approx(log_p0[p, y], abs=1e-4)
 
 
+def test_there_is_no_warm_start_without_stored_responses(tmp_path, caplog):
+    trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"warm_start_passes": 2})
+    assert trainer.warm_start == 0
+    assert "warm_start_passes=2 needs two or more scored responses to 1 prompts or more, and 0" in caplog.text
+
+
+def test_each_process_keeps_its_capacity_of_the_stored_responses():
+    """10 prompts of 2 responses, two processes, capacity 6: the newest three of each share; none if one has none."""
+    groups = [group(number) for number in range(10)]
+    shares = [ReplayStore(6, lambda scores: scores, groups=groups) for _ in range(2)]
+    for process, share in enumerate(shares):
+        share.keep_share(process, 2)
+    assert [[one.prompt_ids[0] for one in share.groups] for share in shares] == [[4, 6, 8], [5, 7, 9]]
+    few = ReplayStore(6, lambda scores: scores, groups=groups[:1])
+    few.keep_share(0, 2)
+    assert few.groups == []
+
+
 def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
     trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256})
     trainer.train()

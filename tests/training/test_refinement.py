@@ -71,6 +71,14 @@ def test_a_frozen_policy_does_not_wind_lam_up(tmp_path):
     assert abs(errors[-1]) < 2
 
 
+def test_windows_are_counted_in_rollouts_not_in_steps(tmp_path):
+    """3 iterations of warm start before the first rollout: windows of 4 rollouts all the same."""
+    lam = refined_lambda(tmp_path / "refinement.json")
+    train(lam, first=3, last=15)
+    assert [window["step"] for window in lam.history] == [24, 40, 56]
+    assert [window["rollouts"] for window in lam.history] == [2000, 2000, 4000]
+
+
 def test_lam_moves_only_by_more_than_its_standard_error(tmp_path):
     lam = refined_lambda(tmp_path / "refinement.json", every=1)
     train(lam)

@@ -1,5 +1,6 @@
 """All values at once: PPO on lam.r against the base policy."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +33,16 @@ class Simultaneous(ModeConfig):
         """The setting."""
         return self.reward_models
 
+    def check(self, values: Collection[str], targets: Collection[str]) -> None:
+        """UserError for a run without stored responses."""
+        for path in self.replay_from:
+            other = RunFolder(Path(path))
+            if not other.replay.exists() or not other.config.exists():
+                raise UserError(
+                    f"mode.replay_from={path} has no {other.replay.name}; name the folder of a run that was trained "
+                    "with replay."
+                )
+
     def files(self) -> list[str]:
         """The stored responses of other runs."""
         return [str(RunFolder(Path(path)).replay) for path in self.replay_from]
@@ -59,9 +70,6 @@ def check_same_responses(other: RunFolder, own: RunFolder, values: list[str]) ->
 
     The prompts must be the same, because another split can train on prompts that are held out here.
     """
-    option = f"mode.replay_from={other.path}"
-    if not other.replay.exists() or not other.config.exists():
-        raise UserError(f"{option} has no {other.replay.name}; name the folder of a run that was trained with replay.")
     identities = []
     for folder in (other, own):
         with parsing(folder.config):
@@ -69,10 +77,9 @@ def check_same_responses(other: RunFolder, own: RunFolder, values: list[str]) ->
     theirs, ours = identities
     differing = [group for group in ("model", "data", "sampling") if theirs[group] != ours[group]]
     differing += [f"rewards.{name}" for name in values if theirs["rewards"].get(name) != ours["rewards"][name]]
-    files = (path for path in ours["files"] if Path(path).name != own.replay.name)
-    differing += [path for path in files if theirs["files"].get(path) != ours["files"][path]]
+    differing += [path for path, state in ours["files"].items() if theirs["files"].get(path) != state]
     if differing:
         raise UserError(
-            f"{option} has other settings or files of {', '.join(differing)}, so its responses do not fit; name a run "
-            "with the same ones."
+            f"mode.replay_from={other.path} has other settings or files of {', '.join(differing)}, so its responses do "
+            "not fit; name a run with the same ones."
         )
