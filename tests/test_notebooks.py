@@ -33,7 +33,8 @@ def test_outputs_are_stripped_and_pictures_kept(path):
 def test_runs(path, tmp_path):
     (tmp_path / "figures").mkdir()
     shutil.copy(path, tmp_path)
-    command = [sys.executable, "-m", "pytest", "--nbmake", "--rootdir", str(tmp_path), str(tmp_path / path.name)]
+    options = ["--nbmake", "--nbmake-timeout", "3600", "--rootdir", str(tmp_path)]
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path / path.name)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert {picture.name for picture in (tmp_path / "figures").iterdir()} == {

@@ -66,7 +66,7 @@ class PPOSettings(Settings):
     )
     replay_batch: int = setting(
         0,
-        "Stored responses (of the pilot and of all rollouts) in the regression beside each micro-batch; 0 is off.",
+        "Stored responses (of the pilot and of all rollouts) in the regression of each optimizer step; 0 is off.",
         at_least=0,
     )
     replay_coef: float = setting(1.0, "Weight of the regression on stored responses.", at_least=0)

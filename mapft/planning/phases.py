@@ -85,7 +85,8 @@ def _peaks(config: Config, policy: Any) -> dict[str, float]:
         parameter.grad = torch.empty_like(parameter)  # counted as the adapter's
     with autocast, _fused_head(causal, tokens):
         fresh = min(trainer.per_device_train_batch_size, rollout)
-        batches = [rows for rows in (fresh, trainer.replay_batch) if rows]
+        replayed = -(-trainer.replay_batch // trainer.gradient_accumulation_steps)
+        batches = [rows for rows in (fresh, replayed) if rows]
         update = peak_bytes(lambda: sum(response_log_probs(rows).sum() for rows in batches).backward())
     return generation | {"log_probs": log_probs, "critic's fit": peak_bytes(critic_step), "update": update}
 

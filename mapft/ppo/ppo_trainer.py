@@ -120,7 +120,7 @@ class PPOTrainer(RolloutTrainer):
         if batch:
             loss = loss + self.fresh_loss(model, batch)
         if self.args.replay_batch:
-            loss = loss + self.replay_loss(model)
+            loss = loss + self.replay_loss(model, self.position)
         return loss / self.current_gradient_accumulation_steps
 
     def fresh_loss(self, model: Any, batch: Batch) -> Tensor:
@@ -138,12 +138,12 @@ class PPOTrainer(RolloutTrainer):
         log_update(self, loss, self.sum_over_processes(torch.stack([*sums, entropy])))
         return loss
 
-    def replay_loss(self, model: Any) -> Tensor:
+    def replay_loss(self, model: Any, position: int) -> Tensor:
         """The regression on stored responses; divided by the same constant length as the policy loss."""
-        batch = self.replayed(self.position)
+        batch = self.replayed(position)
         logp_BT, _, _ = response_log_probs(model, batch, self.accelerator)
         log_ratio_B = (logp_BT * batch["mask"]).sum(dim=1) - batch["ref_logp"]
-        loss = variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
+        loss = batch["share"] * variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
         self.metrics["loss/replay_avg"].append(self.accelerator.reduce(loss.detach(), reduction="mean").item())
         return self.args.replay_coef * loss / self.max_completion_length
 

@@ -119,9 +119,18 @@ class RolloutTrainer(ResumableTrainer):
         return [list(scores_V) for scores_V in scores_NV[start : start + rows]]
 
     def replayed(self, position: int) -> Batch:
-        """Stored responses for a micro-batch, with the group, R and log p0 of each response."""
-        groups = self.replay.sample(self.args.replay_batch, self.seed_of("replay", position))
+        """A micro-batch's share of the stored responses of its optimizer step, with group, R and log p0 of each.
+
+        `share` is its part of the step's groups, times the number of micro-batches: weighted by it, the mean over
+        micro-batches is the mean over groups for every micro-batch size.
+        """
+        micro_batches = self.args.gradient_accumulation_steps
+        step, number = divmod(position, micro_batches)
+        sampled = self.replay.sample(self.args.replay_batch, self.seed_of("replay", step))
+        own = sampled[number::micro_batches]
+        groups = own or sampled[:1]  # a process without a group still takes part in the pass, with share 0
         batch, device = self.batch_of(*flattened(groups)), self.accelerator.device
+        batch["share"] = torch.tensor(len(own) * micro_batches / len(sampled), device=device)
         sizes = torch.tensor([len(group) for group in groups])
         batch["group"] = torch.arange(len(groups)).repeat_interleave(sizes).to(device)
         batch["ref_logp"] = torch.tensor([logp for group in groups for logp in group.ref_logp], device=device)

@@ -43,7 +43,7 @@ def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
             f"to {args.world_size} prompts or more, and {len(groups)} prompts have them."
         )
         return 0
-    per_iteration = args.replay_batch * args.steps_per_generation * args.num_ppo_epochs * args.world_size
+    per_iteration = args.replay_batch * args.steps_per_iteration * args.world_size
     return math.ceil(args.warm_start_passes * sum(map(len, groups)) / per_iteration)
 
 

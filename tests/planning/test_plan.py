@@ -117,9 +117,9 @@ def test_the_plan_names_changes_after_which_it_fits(tmp_path, capfd):
     arguments = settings(tmp_path, "llama", "trainer.per_device_train_batch_size=32")
     _, text = planned([*arguments, "launch=ddp", "launch.memory_gb=80"], capfd)
     assert "on each of 8 GPUs: it fits" in text
-    _, text = planned([*arguments, "launch.memory_gb=2.2"], capfd)
+    _, text = planned([*arguments, "launch.memory_gb=3.6"], capfd)
     change = re.search(r"Smallest change after which it fits: (.*)\.", text)[1]
-    _, text = planned([*arguments, "launch.memory_gb=2.2", *change.split()], capfd)
+    _, text = planned([*arguments, "launch.memory_gb=3.6", *change.split()], capfd)
     assert ": it fits." in text
     _, text = planned([*arguments, "launch.memory_gb=0.01"], capfd)
     assert "No change of settings that mapft plan tries makes it fit" in text

@@ -123,6 +123,32 @@ def test_each_process_keeps_its_capacity_of_the_stored_responses():
     assert few.groups == []
 
 
+@pytest.mark.parametrize("micro_batches", [4, 40])
+def test_the_regression_of_a_step_does_not_depend_on_the_micro_batch(tmp_path, world, micro_batches):
+    """Mean of the gradients of a step's micro-batches, against one micro-batch; 40 are more than its groups."""
+    replay = ReplayStore(10_000, lambda scores_NV: scores_NV[:, 0])
+    rng, responses = np.random.default_rng(0), tabular.responses()
+    for number in range(32):
+        p = number % len(tabular.PROMPTS)
+        chosen = rng.choice(len(responses), size=2 + number % 3)
+        ids, scores = [list(responses[y]) for y in chosen], [[float(world[1][p, y] @ LAM)] for y in chosen]
+        replay.add([Group(tabular.tokenizer()(tabular.PROMPTS[p])["input_ids"], ids, scores, [])])
+    trainer = make_trainer(tmp_path, [table_reward()], replay=replay, **REPLAY | {"replay_batch": 80})
+    trainer.add_reference()
+
+    def gradients(count: int) -> list[torch.Tensor]:
+        """Of the third optimizer step."""
+        trainer.args.gradient_accumulation_steps = count
+        trainer.model.zero_grad()
+        for number in range(count):
+            (trainer.replay_loss(trainer.model, 2 * count + number) / count).backward()
+        return [weight.grad.clone() for weight in trainer.model.parameters() if weight.grad is not None]
+
+    whole, parts = gradients(1), gradients(micro_batches)
+    assert max(gradient.abs().max() for gradient in whole) > 1e-3
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(whole, parts, strict=True))
+
+
 def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
     trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256})
     trainer.train()
