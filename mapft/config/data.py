@@ -30,7 +30,9 @@ class DataConfig(Settings):
     """Prompts, split by their text: a prompt is either for pilot and training, or for evaluation."""
 
     prefix: ClassVar[str] = "data"
-    path: str = setting(help="A .jsonl, .csv or .parquet file, a folder or Hub id of a dataset, or playground:prompts.")
+    path: str = setting(
+        help="A .jsonl, .csv or .parquet file, a folder or Hub id of a dataset, or playground:prompts or :requests."
+    )
     subset: str | None = setting(None, "Folder within a dataset, as load_dataset's data_dir.")
     split: str = setting("train", "Split of a dataset.")
     column: str = setting("prompt", "Column of texts, or of lists of {role, content} messages.")

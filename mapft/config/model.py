@@ -29,7 +29,9 @@ class ModelConfig(Settings):
     """The base policy p0: a causal language model, optionally with a trained adapter."""
 
     prefix: ClassVar[str] = "model"
-    path: str = setting(help="Folder or Hub id of a causal language model, or playground:policy.")
+    path: str = setting(
+        help="Folder, .gguf file or Hub id of a causal language model, package:NAME/FILE or playground:policy."
+    )
     revision: str | None = setting(None, "Branch, tag or commit on the Hub; null: the default branch.")
     adapter: str | None = setting(
         None, "A trained PEFT adapter. The model with this adapter is p0, and training starts from it."

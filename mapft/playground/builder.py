@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,13 @@ from random import Random
 from mapft.utils.errors import UserError
 from mapft.utils.terminal import make_console, progress
 
-from .grammar import VALUES, load_grammar
+from .grammar import VALUES, Prompt, load_grammar
 from .sizes import SIZES
 from .tokenizer import train_tokenizer
 
 MODELS = ("policy", *VALUES)
 PARTIAL = ".partial-"
+INSTRUCTION = "Answer in one short sentence."
 
 
 def build(folder: Path, seed: int = 0, *, _size: str = "full") -> None:
@@ -49,10 +50,23 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover)
 
 
-def _write_prompts(path: Path, seed: int) -> None:
+def write_requests(path: Path, seed: int) -> None:
+    """One JSON object per line for a chat model: prompt (a request as a user types it), kind."""
+    _write_lines(path, ((f"{prompt.question} {INSTRUCTION}", prompt.kind) for prompt in _shuffled_prompts(seed)))
+
+
+def _shuffled_prompts(seed: int) -> list[Prompt]:
     prompts = list(load_grammar().prompts)
     Random(f"prompts {seed}").shuffle(prompts)
-    lines = (json.dumps({"prompt": prompt.text, "kind": prompt.kind}) for prompt in prompts)
+    return prompts
+
+
+def _write_prompts(path: Path, seed: int) -> None:
+    _write_lines(path, ((prompt.text, prompt.kind) for prompt in _shuffled_prompts(seed)))
+
+
+def _write_lines(path: Path, rows: Iterable[tuple[str, str]]) -> None:
+    lines = (json.dumps({"prompt": prompt, "kind": kind}) for prompt, kind in rows)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

