@@ -21,9 +21,9 @@ class Critic(nn.Module):
     The score of a response is paid at its end, so the value of a state depends on what the tokens so far contribute to
     it; h_t alone does not represent that sum well. m and s are the mean and sd of the returns of the last rollout: the
     heads predict in standard units, and `rescale` keeps V unchanged when the units change (PopArt, van Hasselt et al.
-    2016). V starts at zero. The features are detached: the critic has its own AdamW and adds nothing to the policy's
-    backward pass. With gae_lambda = 1 a critic only lowers variance; it cannot move the optimum.
-    README.md compares this critic with others.
+    2016). V starts at the mean of the first returns (`begin`). The features are detached: the critic has its own AdamW
+    and adds nothing to the policy's backward pass. With gae_lambda = 1 a critic only lowers variance; it cannot move
+    the optimum. README.md compares this critic with others.
 
     features: D. width: hidden units of each head.
     """

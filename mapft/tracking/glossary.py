@@ -14,7 +14,7 @@ METRICS = {
     "objective/kl": "mean of sum_t log pi/p_ref in nats: KL to the reference, p0 or the policy of the previous visit",
     "objective/entropy": "mean of -sum_t log pi",
     "objective/non_score_reward": "-kl_coef * objective/kl",
-    "objective/scores": "mean of the reward R = kl_coef * lam.r (in a visit: of the increment of lam)",
+    "objective/scores": "mean of R = kl_coef * lam.(r - base level); in a visit, lam is its increment",
     "objective/rlhf_reward": "objective/scores + objective/non_score_reward: what PPO maximises",
     "objective/ess": "effective share of the rollout under p_opt/pi, with V(x) for log Z(x); 1 at the optimum",
     "objective/kl_to_target": "KL(pi || p_opt) in nats, from the responses to each prompt; 0 at the optimum",

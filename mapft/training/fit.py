@@ -31,14 +31,16 @@ from mapft.utils.files import TEMPORARY
 
 @dataclass(frozen=True)
 class Objective:
-    """What a fit trains towards: p_lam. Multipliers in nats per raw unit; targets and sd of base scores in raw units.
+    """What a fit trains towards: p_lam. Multipliers in nats per raw unit; the others in raw units.
 
-    lam names the values that are scored; reference_lam has the multipliers of the reference policy.
+    lam names the values that are scored; reference_lam has the multipliers of the reference policy. base, sd: mean and
+    standard deviation of the base scores.
     """
 
     lam: Mapping[str, float]
     reference_lam: Mapping[str, float]
     targets: Mapping[str, float]
+    base: Mapping[str, float]
     sd: Mapping[str, float]
 
 
@@ -78,7 +80,8 @@ def fit(
         lam.load(Path(checkpoint))
     job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
     tracking = Tracking(config, folder, job, name, objective.targets, args.steps_per_iteration)
-    reward = PaletteReward(models, lam.lam, config.trainer.kl_coef, lam.observe, objective.reference_lam)
+    kl_coef = config.trainer.kl_coef
+    reward = PaletteReward(models, lam.lam, kl_coef, lam.observe, objective.reference_lam, objective.base)
     replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam), stored)
     try:
         trainer = PPOTrainer(

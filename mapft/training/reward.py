@@ -14,10 +14,12 @@ Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray], Sequence[floa
 
 
 class PaletteReward:
-    """R(x, y) = kl_coef * sum_i (lam_i - mu_i) r_i(x, y), so that with KL weight kl_coef the optimum is p_lam.
+    """R(x, y) = kl_coef * sum_i (lam_i - mu_i) (r_i(x, y) - base_i), whose optimum at KL weight kl_coef is p_lam.
 
     mu = `reference_lam` are the multipliers of the reference policy: 0 for p0 (paper, theorem 2), those of the
-    previous visit in sequential mode. The values in `lam` are scored.
+    previous visit in sequential mode. `base`, the base levels, cancel in p_lam. They are subtracted in float64, because
+    the trainer's float32 numbers would lose the differences between scores that are far from 0. The values in `lam`
+    are scored.
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
     RLOOTrainer too. Logs mean and sd of every value's raw scores (map/scores/{value}, map/scores_std/{value}), its
@@ -32,9 +34,11 @@ class PaletteReward:
         kl_coef: float,
         observe: Observer | None = None,
         reference_lam: Mapping[str, float] | None = None,
+        base: Mapping[str, float] | None = None,
     ):
         self.models, self.lam, self.kl_coef, self.observe = models, lam, kl_coef, observe
-        self.reference_lam = dict.fromkeys(lam, 0.0) if reference_lam is None else reference_lam
+        zero = dict.fromkeys(lam, 0.0)
+        self.reference_lam, self.base = reference_lam or zero, base or zero
         self.__name__ = "palette"
 
     def __call__(
@@ -63,6 +67,9 @@ class PaletteReward:
         return self.price(torch.from_numpy(np.column_stack([scores[name] for name in self.lam]))).tolist()
 
     def price(self, scores_NV: Tensor) -> Tensor:
-        """R (N,) of raw scores, columns in the order of lam, under the current lam."""
-        weights = [self.lam[name] - self.reference_lam[name] for name in self.lam]
-        return self.kl_coef * scores_NV @ torch.tensor(weights, dtype=scores_NV.dtype)
+        """R (N,) of raw scores, columns in the order of lam, under the current lam, in float64."""
+        lam_V, reference_V, base_V = (
+            torch.tensor([numbers[name] for name in self.lam], dtype=torch.float64)
+            for numbers in (self.lam, self.reference_lam, self.base)
+        )
+        return self.kl_coef * (scores_NV.double() - base_V) @ (lam_V - reference_V)

@@ -104,3 +104,12 @@ def test_a_constant_reward_leaves_the_policy_unchanged(tmp_path, world):
     trainer.critic.state_head[-1].bias.data.fill_(3.3)
     trainer.train()
     assert tabular.kl(tabular.log_probs(trainer.model.eval()), world[0]) < 1e-6
+
+
+@pytest.mark.parametrize("shift", [32.0, -100.0])
+def test_a_constant_in_the_reward_changes_nothing(tmp_path, world, shift):
+    """p0 exp(R)/Z is the same for R + constant. R has an sd of about 1; float32 keeps five digits of it."""
+    reward_PY = world[1] @ LAM
+    unshifted, shifted = (trained_log_probs(tmp_path, reward_PY + b, total_episodes=1024) for b in (0.0, shift))
+    assert tabular.kl(unshifted, world[0]) > 0.05
+    assert tabular.kl(shifted, unshifted) < 1e-3

@@ -1,4 +1,4 @@
-"""Truth: hand arithmetic for lam.r."""
+"""Truth: hand arithmetic for lam.r; and p_lam, which a constant in a score leaves as it is."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,8 @@ import pytest
 from mapft.rewards.loader import RewardModels
 from mapft.training.reward import PaletteReward
 from mapft.utils.errors import UserError
+from tests.ppo import tabular
+from tests.ppo.trainers import LAM, make_trainer
 from tests.rewards.fixed import Fixed
 
 
@@ -29,3 +31,37 @@ def test_a_score_that_is_not_finite_is_refused():
     models = RewardModels({"a": Fixed(1.0, np.nan)})
     with pytest.raises(UserError, match="'a' is nan for response 1"):
         PaletteReward(models, {"a": 1.0}, 1.0)(["p"] * 2, ["x"] * 2)
+
+
+class Shifted(Fixed):
+    """A value of the tabular world, of sd 1, plus a constant; responses are the words of their tokens."""
+
+    def __init__(self, number: int, shift: float):
+        super().__init__()
+        self.table = tabular.TableReward(tabular.scores()[:, :, number] + shift)
+
+    def score(self, prompts, responses):
+        ids = [[tabular.WORDS.index(word) for word in response.split()] for response in responses]
+        return np.array(self.table(list(prompts), ids))
+
+
+def trained(folder, shift: float) -> np.ndarray:
+    """log pi(y|x) after a short training whose scores, and their base levels, are shifted."""
+    models = RewardModels({"a": Shifted(0, shift), "b": Shifted(1, shift)})
+    lam, base = dict(zip("ab", LAM, strict=True)), {"a": 0.3 + shift, "b": -0.2 + shift}
+    reward = PaletteReward(models, lam, kl_coef=1.0, base=base)
+
+    def palette(completions, completion_ids, **options):
+        return reward(completions=[" ".join(tabular.WORDS[i] for i in ids) for ids in completion_ids], **options)
+
+    trainer = make_trainer(folder, [palette], total_episodes=1024)
+    trainer.train()
+    return tabular.log_probs(trainer.model.eval())
+
+
+@pytest.mark.parametrize("shift", [32.0, -100.0, 2.0**23])
+def test_a_constant_in_a_score_changes_nothing(tmp_path, shift):
+    """At 2^23 sd float32 would keep no digit of a difference between scores behind the point; float64 keeps nine."""
+    unshifted, shifted = trained(tmp_path / "without", 0.0), trained(tmp_path / "with", shift)
+    assert tabular.kl(unshifted, tabular.log_probs(tabular.model())) > 0.05
+    np.testing.assert_allclose(shifted, unshifted, atol=1e-4)

@@ -49,6 +49,7 @@ def fit_fixed(inputs: Any, lam: dict[str, float], kl_coef: float | None = None) 
     if kl_coef is not None:
         config = replace(config, trainer=replace(config.trainer, kl_coef=kl_coef))
     zero = dict.fromkeys(inputs.scores, 0.0)
-    objective = Objective(zero | lam, zero, inputs.solution.targets, inputs.matrix.sd)
+    matrix = inputs.matrix
+    objective = Objective(zero | lam, zero, inputs.solution.targets, matrix.base, matrix.sd)
     prompts, stored = inputs.prompts.training, inputs.pilot_groups()
     return dict(fit(config, RewardModels(inputs.scores), objective, prompts, stored, inputs.folder))

@@ -104,6 +104,7 @@ class Cycle:
     def __init__(self, mode: Sequential, inputs: Any) -> None:
         self.mode, self.inputs, self.config, self.folder = mode, inputs, inputs.config, inputs.folder
         self.targets: Mapping[str, float] = inputs.solution.targets
+        self.base: Mapping[str, float] = inputs.matrix.base
         self.sd: Mapping[str, float] = inputs.matrix.sd
 
     def train(self) -> dict[str, float]:
@@ -135,7 +136,7 @@ class Cycle:
         trained = [visit for visit in visits if not visit.skipped]
         if not trained:
             zero = dict.fromkeys(order[:1], 0.0)
-            objective = Objective(zero, zero, self.targets, self.sd)
+            objective = Objective(zero, zero, self.targets, self.base, self.sd)
             fit(self.config, models, objective, self.inputs.prompts.training, [], self.folder)
         elif PartialState().is_main_process and not self.folder.adapter.exists():
             temporary = self.folder.path / f".{self.folder.adapter.name}{TEMPORARY}"
@@ -151,12 +152,12 @@ class Cycle:
         before = next((visit.lam for visit in reversed(visits) if visit.value == name), 0.0)
         folder, config = self.folder.visit(number, name), self._config(number, visits)
         decision = self._decision(config, number, name, folder, before)
-        sd, lam = self.sd[name], before
-        step = abs(decision["requested"] - before) * sd
+        lam, step = before, abs(decision["requested"] - before) * self.sd[name]
         met = decision["violation_sd"] <= max(self.mode.tolerance, decision["noise_sd"])
         skipped = met or step == 0 or step < self.mode.smallest_step
         if not skipped:
-            objective = Objective({name: decision["requested"]}, {name: before}, {name: self.targets[name]}, {name: sd})
+            targets = {name: self.targets[name]}
+            objective = Objective({name: decision["requested"]}, {name: before}, targets, self.base, self.sd)
             rate = config.trainer.learning_rate * min(1.0, step)
             config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
             prompts = self.inputs.prompts.training

@@ -53,14 +53,15 @@ class Simultaneous(ModeConfig):
         from mapft.rewards.loader import RewardModels
         from mapft.training.fit import Objective, fit
 
-        solution, stored = inputs.solution, inputs.pilot_groups()
+        solution, matrix, stored = inputs.solution, inputs.matrix, inputs.pilot_groups()
         if self.replay_from and not inputs.config.trainer.replay_batch:
             raise UserError("mode.replay_from has no effect with trainer.replay_batch=0; set it to 1 or more.")
         for path in self.replay_from:
             check_same_responses(RunFolder(Path(path)), inputs.folder, list(inputs.scores))
             stored += read_groups(RunFolder(Path(path)).replay, list(inputs.scores))
         stored = distinct(stored)  # the other run has stored its pilot too, which can be the same
-        objective = Objective(solution.lam, dict.fromkeys(solution.lam, 0.0), solution.targets, inputs.matrix.sd)
+        zero = dict.fromkeys(solution.lam, 0.0)
+        objective = Objective(solution.lam, zero, solution.targets, matrix.base, matrix.sd)
         models = RewardModels(inputs.scores, self.reward_models)
         return dict(fit(inputs.config, models, objective, inputs.prompts.training, stored, inputs.folder))
 
