@@ -113,8 +113,9 @@ def read_groups(path: Path, columns: Sequence[str]) -> list[Group]:
 
 
 def distinct(groups: Iterable[Group]) -> list[Group]:
-    """The groups without repetitions of the same responses to the same prompt, in their order."""
+    """The groups without repetitions of the same responses to the same prompt with the same scores, in their order."""
     first: dict[Any, Group] = {}
     for group in groups:
-        first.setdefault((tuple(group.prompt_ids), tuple(map(tuple, group.completion_ids))), group)
+        responses = tuple(zip(map(tuple, group.completion_ids), map(tuple, group.scores), strict=True))
+        first.setdefault((tuple(group.prompt_ids), responses), group)
     return list(first.values())

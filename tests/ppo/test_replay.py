@@ -6,7 +6,7 @@ import torch
 
 from mapft.ppo import ppo_trainer
 from mapft.ppo.loss import variance_loss
-from mapft.ppo.replay import Group, ReplayStore
+from mapft.ppo.replay import Group, ReplayStore, distinct
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
 from tests.ppo.trainers import LAM, make_trainer, table_reward
@@ -87,6 +87,13 @@ def test_a_store_is_read_as_it_was_and_distributed_anew_over_other_processes(tmp
 
 
 # ---------------------------------------------------------------------- training
+
+
+def test_only_the_same_responses_with_the_same_scores_are_repetitions():
+    """The same prompt with other columns of the data can have the same responses and other scores."""
+    first, other = group(1), group(1)
+    other.scores = [[1.0], [0.0]]
+    assert distinct([first, other, group(1), group(2)]) == [first, other, group(2)]
 
 
 def test_stored_responses_are_those_of_the_rollouts(tmp_path, world):
