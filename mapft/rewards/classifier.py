@@ -10,7 +10,7 @@ import numpy as np
 
 from mapft.config.fields import setting
 from mapft.rewards.model_scorer import ModelScore, ModelScorer, TokenRow
-from mapft.rewards.score import check_template
+from mapft.rewards.score import NO_COLUMNS, Columns, check_template
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable
 
@@ -84,7 +84,7 @@ class ClassifierScorer(ModelScorer):
             self.tokenizer.padding_side = "left"
             config.get_text_config().pad_token_id = -1
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64."""
         pairs = list(zip(prompts, responses, strict=True))
         firsts = (self.settings.template.format(prompt=x, response=y) for x, y in pairs)

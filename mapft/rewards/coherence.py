@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mapft.rewards.model_scorer import ModelScore, ModelScorer
+from mapft.rewards.score import NO_COLUMNS, Columns
 from mapft.utils.errors import UserError
 
 
@@ -31,7 +32,7 @@ class CoherenceScorer(ModelScorer):
         if getattr(self.model, "pooler", None) is None:
             raise UserError(f"rewards.{name}.path={settings.path} has no pooled output; give a BERT-like encoder.")
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64. Every distinct text is encoded once."""
         texts = list(dict.fromkeys([*prompts, *responses]))
         embeddings = self.score_batches(self.encode(texts), self._embedding)

@@ -1,4 +1,4 @@
-"""A Python function f(prompts, completions) -> list of floats as a score, synchronous or asynchronous.
+"""A Python function f(prompts, completions, **columns) -> list of floats as a score, synchronous or asynchronous.
 
 A configuration may come from somebody else, so it may only name code that the user trusts: modules of the current
 folder and of PYTHONPATH, and the packages that the environment variable MAPFT_TRUST lists.
@@ -9,7 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from mapft.config.fields import setting
-from mapft.rewards.score import DeclaredScore, WithoutWeights
+from mapft.rewards.score import NO_COLUMNS, OWN_ARGUMENTS, Columns, DeclaredScore, WithoutWeights
 from mapft.utils.errors import UserError
 
 TRUST_VARIABLE = "MAPFT_TRUST"  # environment variable with more trusted packages, separated by commas
@@ -29,8 +29,9 @@ TRUSTED_MODULES = ("trl.rewards",)
 
 @dataclass(frozen=True, kw_only=True)
 class FunctionScore(DeclaredScore):
-    """r(x_n, y_n) = sign * target(prompts=[x_1, ...], completions=[y_1, ...], **arguments)[n].
+    """r(x_n, y_n) = sign * target(prompts=[x_1, ...], completions=[y_1, ...], **columns, **arguments)[n].
 
+    A column of the data, a list with one value per response, is passed where a parameter has its name, or `columns`.
     A class is instantiated with the arguments, and the instance is called. Hydra's form `_target_: module.function`,
     with the arguments beside it, means the same.
     """
@@ -48,6 +49,30 @@ class FunctionScore(DeclaredScore):
     def load(self, name: str) -> "FunctionScorer":
         return FunctionScorer(name, self)
 
+    def imported(self) -> Any:
+        """What `target` names, from the Python path or the current folder."""
+        module, _, attribute = self.target.partition(":")
+        try:
+            target = getattr(importlib.import_module(module), attribute)
+        except Exception as error:
+            raise UserError(
+                f"target={self.target} cannot be imported ({error}); write module:function, with the module on the "
+                "Python path."
+            ) from error
+        if inspect.isroutine(target) or inspect.isclass(target):  # the module may have imported it from elsewhere
+            _require_trust("target", self.target, target.__module__ or "builtins")
+        return target
+
+    def reads(self, available: Collection[str]) -> list[str]:
+        """`columns`, and the function's parameters: those without a default are required."""
+        named = [
+            parameter.name
+            for parameter in _parameters(self.imported())
+            if parameter.name not in self.arguments
+            and (parameter.default is inspect.Parameter.empty or parameter.name in available)
+        ]
+        return list(dict.fromkeys([*self.columns, *named]))
+
     def files(self) -> list[str]:
         """The module's source file; none for a module without one, or that does not exist (`load` reports it)."""
         try:
@@ -58,15 +83,15 @@ class FunctionScore(DeclaredScore):
 
 
 class FunctionScorer(WithoutWeights):
-    """The function, imported from the Python path or the current folder."""
+    """The function in this process."""
 
     def __init__(self, name: str, settings: FunctionScore):
         self.name, self.settings = name, settings
-        module, _, attribute = settings.target.partition(":")
         try:
-            target = getattr(importlib.import_module(module), attribute)
-            if inspect.isroutine(target) or inspect.isclass(target):  # the module may have imported it from elsewhere
-                _require_trust(f"rewards.{name}.target", settings.target, target.__module__ or "builtins")
+            target = settings.imported()
+        except UserError as error:
+            raise UserError(f"rewards.{name}.{error}") from error
+        try:
             self.function: Callable[..., Any] = (
                 target(**settings.arguments) if isinstance(target, type) else partial(target, **settings.arguments)
             )
@@ -74,20 +99,22 @@ class FunctionScorer(WithoutWeights):
             raise
         except Exception as error:
             raise UserError(
-                f"rewards.{name}.target={settings.target} cannot be imported ({error}); write module:function, with "
-                "the module on the Python path."
+                f"rewards.{name}.target={settings.target} cannot be called with arguments={settings.arguments} "
+                f"({error}); correct the arguments, or the function."
             ) from error
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64."""
+        lists = {name: list(values) for name, values in columns.items()}
         try:
-            scores = self._call_with_timeout(lambda: self._call(list(prompts), list(responses)))
+            scores = self._call_with_timeout(lambda: self._call(list(prompts), list(responses), lists))
         except UserError:
             raise
         except Exception as error:
+            passed = ", ".join(f"{name}=[...]" for name in (*OWN_ARGUMENTS, *columns))
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "
-                "f(prompts=[...], completions=[...])."
+                f"f({passed}), with those columns of the data that its parameters or rewards.{self.name}.columns name."
             ) from error
         if scores.shape != (len(responses),):
             raise UserError(
@@ -96,8 +123,8 @@ class FunctionScorer(WithoutWeights):
             )
         return self.settings.sign * scores
 
-    def _call(self, prompts: list[str], responses: list[str]) -> np.ndarray:
-        result = self.function(prompts=prompts, completions=responses)
+    def _call(self, prompts: list[str], responses: list[str], columns: dict[str, list[Any]]) -> np.ndarray:
+        result = self.function(prompts=prompts, completions=responses, **columns)
         return np.asarray(asyncio.run(_await(result)) if inspect.isawaitable(result) else result, dtype=float)
 
     def _call_with_timeout(self, call: Callable[[], np.ndarray]) -> np.ndarray:
@@ -123,6 +150,20 @@ class FunctionScorer(WithoutWeights):
                 f"timeout={self.settings.timeout:g} seconds; correct it or raise the timeout, and repeat the command, "
                 "which continues where it stopped."
             ) from error
+
+
+def _parameters(target: Any) -> list[inspect.Parameter]:
+    """The parameters of a function, or of the instances of a class, that can name a column."""
+    try:
+        parameters = list(
+            inspect.signature(target.__call__ if isinstance(target, type) else target).parameters.values()
+        )
+    except (TypeError, ValueError):  # a built-in without a signature
+        return []
+    if isinstance(target, type):
+        del parameters[:1]  # self
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [each for each in parameters if each.kind in by_name and each.name not in OWN_ARGUMENTS]
 
 
 def _require_trust(option: str, target: str, module: str) -> None:

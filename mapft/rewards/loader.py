@@ -8,6 +8,7 @@ import psutil
 
 from mapft.config import Residency
 from mapft.rewards import Score, Scorer
+from mapft.rewards.score import NO_COLUMNS, Columns, own_columns
 from mapft.rewards.scoring import check_finite
 
 MEMORY_SHARE = 0.25  # of the free memory for reward models; rollouts, gradients and the critic need the rest
@@ -36,14 +37,16 @@ class RewardModels:
         """Bytes of their weights."""
         return sum(scorer.nbytes for scorer in self._loaded.values())
 
-    def score(self, name: str, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """Raw scores r_i(x, y) of one value, (N,) float64, all finite."""
-        scorer = self._get(name)
+    def score(
+        self, name: str, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS
+    ) -> np.ndarray:
+        """Raw scores r_i(x, y) of one value, (N,) float64, all finite. columns: it reads its own of them."""
+        scorer, own = self._get(name), own_columns(name, self.scores[name], columns)
         if self.residency is not Residency.offload:
-            return check_finite(name, scorer.score(prompts, responses))
+            return check_finite(name, scorer.score(prompts, responses, own))
         scorer.to_device()
         try:
-            return check_finite(name, scorer.score(prompts, responses))
+            return check_finite(name, scorer.score(prompts, responses, own))
         finally:
             scorer.to_host()
 

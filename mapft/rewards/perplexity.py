@@ -9,7 +9,7 @@ import numpy as np
 
 from mapft.config.fields import setting
 from mapft.rewards.model_scorer import ModelScore, ModelScorer
-from mapft.rewards.score import check_template
+from mapft.rewards.score import NO_COLUMNS, Columns, check_template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class PerplexityScorer(ModelScorer):
 
     settings: PerplexityScore
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64."""
         template = self.settings.template
         rows = self.encode(template.format(prompt=x, response=y) for x, y in zip(prompts, responses, strict=True))

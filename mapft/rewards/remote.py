@@ -1,6 +1,8 @@
 """A score that another machine computes: JSON over HTTP, as `mapft serve-rewards` serves it.
 
-POST {url}    {"prompts": [x, ...], "responses": [y, ...]}    ->    {"scores": [r, ...]}
+POST {url}    {"prompts": [x, ...], "responses": [y, ...], "columns": {NAME: [...]}}    ->    {"scores": [r, ...]}
+
+"columns" is there if the setting `columns` names any.
 """
 
 import json
@@ -8,13 +10,14 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import numpy as np
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from mapft.config.fields import setting
-from mapft.rewards.score import DeclaredScore, WithoutWeights
+from mapft.rewards.score import NO_COLUMNS, Columns, DeclaredScore, WithoutWeights, slice_columns
 from mapft.utils.errors import UserError
 from mapft.utils.net import is_loopback
 from mapft.utils.text import encodable
@@ -67,7 +70,7 @@ class RemoteScorer(WithoutWeights):
         if not self.token.isascii():
             raise UserError(f"The token in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64."""
         scores: list[float] = []
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
@@ -76,10 +79,13 @@ class RemoteScorer(WithoutWeights):
             for start in range(0, len(responses), self.settings.batch):
                 rows = slice(start, start + self.settings.batch)
                 x, y = (list(map(encodable, texts[rows])) for texts in (prompts, responses))
-                scores += self._scores(self._reply(client, {"prompts": x, "responses": y}), len(y))
+                content: dict[str, Any] = {"prompts": x, "responses": y}
+                if columns:
+                    content["columns"] = {name: list(part) for name, part in slice_columns(columns, rows).items()}
+                scores += self._scores(self._reply(client, content), len(y))
         return self.settings.sign * np.asarray(scores, dtype=float)
 
-    def _reply(self, client: httpx.Client, content: dict[str, list[str]]) -> bytes:
+    def _reply(self, client: httpx.Client, content: dict[str, Any]) -> bytes:
         """The body of a successful reply; UserError after the last attempt, or after an error that is not temporary."""
         retrying = Retrying(
             stop=stop_after_attempt(self.settings.retries + 1),
@@ -96,7 +102,7 @@ class RemoteScorer(WithoutWeights):
                 f"attempt{'s' if attempts > 1 else ''} ({_reason(error)}); {_remedy(error)}."
             ) from error
 
-    def _post(self, client: httpx.Client, content: dict[str, list[str]]) -> bytes:
+    def _post(self, client: httpx.Client, content: dict[str, Any]) -> bytes:
         """One attempt, of at most `timeout` seconds and MAX_REPLY_BYTES."""
         deadline, body = time.monotonic() + self.settings.timeout, bytearray()
         with client.stream("POST", self.settings.url, json=content) as reply:

@@ -1,25 +1,33 @@
 """What every kind of score has in common.
 
+Columns: of the data, by name, with one value per response, as TRL passes them to reward functions. Values are what JSON
+has: texts, numbers, booleans, null, lists and objects.
+
 Legend: N responses.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 
 from mapft.config.fields import check_ranges, require, setting
 from mapft.utils.errors import UserError
 
+Columns = Mapping[str, Sequence[Any]]
+NO_COLUMNS: Columns = MappingProxyType({})
+OWN_ARGUMENTS = ("prompts", "completions")  # of reward functions, so no column can have these names
+
 
 class Scorer(Protocol):
     """A loaded score: raw scores of responses, higher is better, one finite number per response."""
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
-        """(N,) float64, in the score's own unit, after its sign."""
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
+        """(N,) float64, in the score's own unit, after its sign. columns: those of `Score.reads`."""
         ...
 
     @property
@@ -82,6 +90,14 @@ class Score(ABC):
     def load(self, name: str) -> Scorer:
         """The scorer of value `name`; models on the device of this process."""
 
+    def reads(self, available: Collection[str]) -> list[str]:
+        """Names of the columns that the score needs, and of those available that it can use."""
+        return []
+
+    def row_error(self, row: Mapping[str, Any]) -> str:
+        """Why the score cannot use its columns of one row of the data; empty where it can."""
+        return ""
+
     def files(self) -> list[str]:
         """Paths that the scores depend on besides the settings: when they change, texts are scored again."""
         return []
@@ -93,15 +109,51 @@ class Score(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class DeclaredScore(Score):
-    """A score computed by code that is not part of this package: its unit and its bounds are declared by the user."""
+    """A score computed by code that is not part of this package: the user declares its unit, bounds and columns."""
 
     unit: str = setting("score", "Unit of the score before its sign; a probability and nats allow relative targets.")
     low: float | None = setting(None, "Lowest value before the sign.", null="leave it unbounded")
     high: float | None = setting(None, "Highest value before the sign.", null="leave it unbounded")
+    columns: tuple[str, ...] = setting(
+        (), "Columns of the data that the score is given; a function also gets those that its parameters name."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        taken = [name for name in self.columns if name in OWN_ARGUMENTS]
+        require(not taken, "columns", list(self.columns), f"other names than {' and '.join(OWN_ARGUMENTS)}")
 
     @property
     def raw_bounds(self) -> tuple[float, float]:
         return -inf if self.low is None else self.low, inf if self.high is None else self.high
+
+    def reads(self, available: Collection[str]) -> list[str]:
+        return list(self.columns)
+
+
+def columns_read(name: str, score: Score, available: Collection[str]) -> list[str]:
+    """Names of the columns that value `name` reads; UserError for one that is not available."""
+    try:
+        names = score.reads(available)
+    except UserError as error:
+        raise UserError(f"rewards.{name}.{error}") from error
+    for column in names:
+        if column not in available:
+            raise UserError(
+                f"rewards.{name} reads the column {column!r}, which the data does not have (it has "
+                f"{', '.join(available) or 'none'}); correct the name, or add the column."
+            )
+    return names
+
+
+def own_columns(name: str, score: Score, columns: Columns) -> dict[str, Sequence[Any]]:
+    """Those of the columns that value `name` reads; UserError for one that is missing."""
+    return {column: columns[column] for column in columns_read(name, score, columns)}
+
+
+def slice_columns(columns: Columns, rows: slice) -> dict[str, Sequence[Any]]:
+    """The columns of some rows."""
+    return {name: values[rows] for name, values in columns.items()}
 
 
 def check_template(name: str, template: str) -> None:

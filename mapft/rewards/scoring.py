@@ -12,6 +12,7 @@ import numpy as np
 from mapft.palette import ScoreMatrix
 from mapft.rewards import Score
 from mapft.rewards.remote import RemoteScore
+from mapft.rewards.score import NO_COLUMNS, Columns, own_columns, slice_columns
 from mapft.utils.errors import UserError
 from mapft.utils.files import locked, read_array, remove_leftovers, write_array
 
@@ -25,26 +26,30 @@ def score_texts(
     prompt_ids: Sequence[int],
     progress: Callable[[str, int, int], None] = lambda name, done, total: None,
     folders: Mapping[str, Path] | None = None,
+    columns: Columns = NO_COLUMNS,
 ) -> ScoreMatrix:
     """Raw scores of every response under every value, (N, V); each model is loaded, used and released in turn.
 
-    folders: by value, where its scores of these texts are stored. Scores are written in chunks, so scoring that was
-    interrupted continues after its last chunk, and complete scores are read.
+    columns: of the data, with one value per response; every score reads its own. folders: by value, where its scores of
+    these texts are stored. Scores are written in chunks, so interrupted scoring continues after its last chunk, and
+    complete scores are read.
     """
-    columns = []
+    scores_V = []
     for name, score in scores.items():
         with locked(folders[name]) if folders else nullcontext():
             if folders:
                 remove_leftovers(folders[name])
-            columns.append(_column(name, score, prompts, responses, progress, folders[name] if folders else None))
-    return ScoreMatrix(np.stack(columns, axis=1), list(scores), prompt_ids)
+            own, folder = own_columns(name, score, columns), folders[name] if folders else None
+            scores_V.append(_scores_of(name, score, prompts, responses, own, progress, folder))
+    return ScoreMatrix(np.stack(scores_V, axis=1), list(scores), prompt_ids)
 
 
-def _column(
+def _scores_of(
     name: str,
     score: Score,
     prompts: Sequence[str],
     responses: Sequence[str],
+    columns: Columns,
     progress: Callable[[str, int, int], None],
     folder: Path | None,
 ) -> np.ndarray:
@@ -56,12 +61,14 @@ def _column(
     size = score.batch if isinstance(score, RemoteScore) else CHUNK_ROWS  # remote scores are stored after each request
     for start in range(0, len(responses), size):
         end = min(start + size, len(responses))
+        rows = slice(start, end)
         chunk = folder / f"{start}-{end}.npy" if folder else None
         if chunk and chunk.exists():
             parts.append(read_array(chunk))
         else:
             scorer = scorer or score.load(name)
-            parts.append(check_finite(name, scorer.score(prompts[start:end], responses[start:end]), start))
+            part = scorer.score(prompts[rows], responses[rows], slice_columns(columns, rows))
+            parts.append(check_finite(name, part, start))
             if chunk:
                 write_array(chunk, parts[-1])
         chunks.append(chunk)

@@ -1,7 +1,9 @@
 """`mapft serve-rewards`: scores of this machine for policies on another, which requests them as rewards of kind remote.
 
     GET  /            {"values": {name: unit}}
-    POST /score/NAME  {"prompts": [...], "responses": [...]}  ->  {"scores": [...]}
+    POST /score/NAME  {"prompts": [...], "responses": [...], "columns": {NAME: [...]}}  ->  {"scores": [...]}
+
+"columns" has the columns of the data that the score reads, and can be left out where it reads none.
 
 On a loopback address the server accepts only requests whose Host is loopback. On any other address every request needs
 the token of MAPFT_REWARD_TOKEN. Requests are bounded in size, number, duration and rate, and are scored one at a time.
@@ -105,16 +107,20 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in self.server.models.scores:
             return self._reject(404, f"The value is unknown; use one of {', '.join(self.server.models.scores)}.")
         try:
-            prompts, responses = _texts(body)
+            prompts, responses, columns = _content(body)
         except (ValueError, KeyError, TypeError, RecursionError):
-            return self._reject(400, "The body must be {prompts: [texts], responses: [as many texts]}.")
+            return self._reject(
+                400,
+                "The body must be {prompts: [texts], responses: [as many texts], columns: {NAME: [as many values]}}, "
+                "where columns can be left out.",
+            )
         if len(responses) > MAX_RESPONSES:
             return self._reject(413, f"The request has {len(responses)} responses; at most {MAX_RESPONSES} are scored.")
         try:
             with self.server.scoring:
                 if self._client_disconnected():
                     return None
-                scores = self.server.models.score(name, prompts, responses)
+                scores = self.server.models.score(name, prompts, responses, columns)
         except UserError as error:
             return self._reject(422, str(error))
         except Exception as error:  # of a model or of the user's function; the server continues
@@ -180,11 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
         """Requests are not logged, because they hold private texts."""
 
 
-def _texts(body: bytes) -> tuple[list[str], list[str]]:
-    """(prompts, responses) of a request."""
+def _content(body: bytes) -> tuple[list[str], list[str], dict[str, list[Any]]]:
+    """(prompts, responses, columns) of a request."""
     content = json.loads(body)
-    prompts, responses = content["prompts"], content["responses"]
-    paired = isinstance(prompts, list) and isinstance(responses, list) and len(prompts) == len(responses)
-    if not paired or not all(isinstance(text, str) for text in [*prompts, *responses]):
+    prompts, responses, columns = content["prompts"], content["responses"], content.get("columns", {})
+    lists = [prompts, responses, *columns.values()] if isinstance(columns, dict) else [None]
+    if not all(isinstance(each, list) and len(each) == len(responses) for each in lists):
         raise ValueError
-    return prompts, responses
+    if not all(isinstance(text, str) for text in [*prompts, *responses]):
+        raise ValueError
+    return prompts, responses, columns

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from mapft.rewards.score import Score, WithoutWeights
+from mapft.rewards.score import NO_COLUMNS, Columns, Score, WithoutWeights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ class TextScore(Score, WithoutWeights):
     def load(self, name: str) -> Self:
         return self
 
-    def score(self, prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
+    def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
         """(N,) float64."""
         raw = [self.score_one(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
         return self.sign * np.asarray(raw, dtype=float)

@@ -28,6 +28,9 @@ class Fixed:
     def to_host(self):
         self.location = "host"
 
-    def score(self, prompts, responses):
+    def reads(self, available):
+        return []
+
+    def score(self, prompts, responses, columns):
         assert self.location == "device"
         return self.scores

@@ -9,6 +9,7 @@ import pytest
 
 from mapft.rewards import parse
 from mapft.rewards.function import TRUST_VARIABLE, is_trusted
+from mapft.rewards.loader import RewardModels
 from mapft.utils.errors import UserError
 
 
@@ -35,6 +36,27 @@ def shifted(prompts, completions, by):
     return [len(text) + by for text in completions]
 
 
+def graded(prompts, completions, answer, *, level=0, factor=1.0, **columns):
+    """As a TRL reward function: 1 at the answer, else the level, plus the number of other columns."""
+    levels = [level] * len(answer) if level == 0 else level
+    scores = zip(completions, answer, levels, strict=True)
+    return [factor * (float(text == right) or grade) + len(columns) for text, right, grade in scores]
+
+
+class Matches:
+    """A class whose instances read a column."""
+
+    def __init__(self, case):
+        self.case = case
+
+    def __call__(self, prompts, completions, answer):
+        return [float(text == right) for text, right in zip(completions, answer, strict=True)]
+
+
+def reads_by_key(prompts, completions, **columns):
+    return columns["id"]
+
+
 def no_scores(prompts, completions):
     return None
 
@@ -58,6 +80,52 @@ def test_an_async_function_is_awaited():
 def test_a_function_or_class_may_be_named_as_in_hydra():
     assert score("four", **{"_target_": f"{__name__}.Scaled", "factor": 2.5}) == 10
     assert score("four", **{"_target_": f"{__name__}.shifted", "by": 1, "sign": -1}) == -5
+
+
+@pytest.mark.parametrize(
+    ("settings", "available", "names"),
+    [
+        ({"target": "graded"}, ["question"], ["answer"]),
+        ({"target": "graded"}, ["answer", "level", "id", "factor"], ["answer", "level", "factor"]),
+        ({"target": "graded", "arguments": {"factor": 2.0}}, ["answer", "level", "factor"], ["answer", "level"]),
+        ({"target": "graded", "columns": ("id", "answer")}, ["answer", "id"], ["id", "answer"]),
+        ({"target": "Matches", "arguments": {"case": 1}}, ["answer", "case"], ["answer"]),
+        ({"target": "shifted", "arguments": {"by": 1}}, ["by"], []),
+        ({"target": "length_later"}, ["answer"], []),
+    ],
+)
+def test_a_function_reads_the_columns_that_its_parameters_name(settings, available, names):
+    settings = settings | {"kind": "function", "target": f"{__name__}:{settings['target']}"}
+    assert parse({"v": settings})["v"].reads(available) == names
+
+
+def test_columns_are_passed_as_trl_passes_them():
+    columns = {"answer": ["a", 1, None], "level": [0.5, 0.25, 0], "id": [1, 2, 3]}
+    models = RewardModels(
+        parse(
+            {
+                "graded": {"kind": "function", "target": f"{__name__}:graded"},
+                "all": {"kind": "function", "target": f"{__name__}:graded", "columns": ["id"]},
+                "matches": {"_target_": f"{__name__}.Matches", "case": 0},
+                "plain": {"kind": "function", "target": f"{__name__}:length_later"},
+            }
+        )
+    )
+    texts = ["p"] * 3, ["a", "1", ""]
+    assert models.score("graded", *texts, columns).tolist() == [1, 0.25, 0]
+    assert models.score("all", *texts, columns).tolist() == [2, 1.25, 1]
+    assert models.score("matches", *texts, columns).tolist() == [1, 0, 0]
+    assert models.score("plain", *texts, columns).tolist() == [1, 1, 0]
+    with pytest.raises(UserError, match="rewards.matches reads the column 'answer', which the data does not have"):
+        models.score("matches", *texts, {"level": [1, 2, 3]})
+
+
+def test_a_column_that_the_settings_do_not_name_is_not_passed():
+    settings = {"kind": "function", "target": f"{__name__}:reads_by_key"}
+    models = RewardModels(parse({"v": settings, "w": settings | {"columns": ["id"]}}))
+    assert models.score("w", ["p"], ["a"], {"id": [7]}).tolist() == [7]
+    with pytest.raises(UserError, match=r"KeyError: 'id'; it is called as f\(prompts=.*rewards.v.columns name"):
+        models.score("v", ["p"], ["a"], {"id": [7]})
 
 
 @pytest.mark.parametrize(

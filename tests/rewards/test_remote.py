@@ -31,6 +31,23 @@ def test_remote_scores_are_the_servers(serve):
     assert httpx.get(url).json() == {"values": {"vowels": "score"}}
 
 
+def test_columns_reach_the_server(serve):
+    """In batches, with the values that JSON has."""
+    settings = {"kind": "function", "target": f"{__name__}:is_answer"}
+    url = serve({"right": settings}) + "/score/right"
+    answers = ["a", 1, "1", 2.5, True, None, ["a", None], "\u2028é"]
+    texts = [json.dumps(answer) for answer in answers]
+    there = parse({"v": {"kind": "remote", "url": url, "retries": 0, "batch": 3, "columns": ["answer"]}})["v"].load("v")
+    assert there.score(["p"] * 8, texts, {"answer": answers}).tolist() == [1] * 8
+    assert there.score(["p"] * 8, texts[::-1], {"answer": answers}).tolist() == [0] * 8
+    with pytest.raises(UserError, match="status 422: rewards.right reads the column 'answer', which the data does not"):
+        remote_scores(url)
+
+
+def is_answer(prompts, completions, answer):
+    return [float(text == json.dumps(right)) for text, right in zip(completions, answer, strict=True)]
+
+
 def test_failed_connections_are_retried_and_then_reported_once(monkeypatch):
     """A port without a server, then one where a server starts during the retries."""
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
