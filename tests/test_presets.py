@@ -59,7 +59,7 @@ def test_the_papers_questions_are_the_first_of_each_dialogue(datasets):
     data = DataConfig(
         path=str(datasets / "hh"), subset="harmless-base", split="test", column="chosen", extract=Extract.first_question
     )
-    prompts = load_prompts(data)
+    prompts = [row.prompt for row in load_prompts(data)]
     assert prompts[:2] == ["What do you know of gardens?", "What do you know of old trains?"]
     assert len(prompts) == 8
 
@@ -75,12 +75,12 @@ def test_long_prompts_are_reported(models, datasets, tmp_path, capfd):
 
 def test_the_papers_reviews_are_beginnings_of_20_to_30_characters(datasets):
     data = DataConfig(path=str(datasets / "imdb"), split="test", column="text", extract=Extract.beginning)
-    prompts = load_prompts(data)
+    prompts = [row.prompt for row in load_prompts(data)]
     assert len(prompts) == 12
     assert all(f"Review {n}: this film about gardens and".startswith(prompt) for n, prompt in enumerate(prompts))
     assert {len(prompt) for prompt in prompts} <= set(range(20, 31))
     assert len({len(prompt) for prompt in prompts}) > 3
-    assert load_prompts(data) == prompts
+    assert [row.prompt for row in load_prompts(data)] == prompts
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from mapft.config.identity import fingerprint, identity
 from mapft.pipeline.evaluate import aligned_sampler
 from mapft.pipeline.run import Run
 from mapft.playground.paths import file_state
-from mapft.sampling.prompts import Prompt, load_prompts
+from mapft.sampling.prompts import PromptRow, columns_of, load_prompts
 from mapft.sampling.split import apply_length_limit
 from mapft.utils.files import write_text
 from mapft.utils.seeds import derive_seed
@@ -27,13 +27,18 @@ def decode(run: Run) -> Path:
     from mapft.sampling.decoding import candidates_warning
     from mapft.sampling.tokens import check_prompt_lengths, tokenize
 
-    settings, solution, prompts = run.config.decoding, run.solution, _prompts(run)
+    settings, solution, rows = run.config.decoding, run.solution, _rows(run)
+    prompts, columns = [row.prompt for row in rows], columns_of(rows)
     from_base = settings.choose is not Choose.rejection and not settings.adapter
     if from_base and (sentence := candidates_warning(solution.kl, settings.candidates)):
         run.console.print(sentence, soft_wrap=True)
     n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
     path = run.folder.decoded(
-        settings.choose.value, n, fingerprint(identity(settings), solution.lam, prompts, *_adapter_state(settings))
+        settings.choose.value,
+        n,
+        fingerprint(
+            identity(settings), solution.lam, prompts, *_adapter_state(settings), *([columns] if columns else [])
+        ),
     )
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     lines = [line for line in lines if line.endswith("\n")]  # a kill can leave part of the last line
@@ -49,6 +54,7 @@ def decode(run: Run) -> Path:
             prompts,
             n,
             settings.choose,
+            columns=columns,
             samples_per_prompt=per_prompt,
             max_candidates=settings.max_candidates,
             seed=derive_seed(run.config.seed, "decode"),
@@ -68,11 +74,11 @@ def _adapter_state(settings: DecodingConfig) -> list[Any]:
     return [file_state(settings.adapter)] if settings.adapter else []
 
 
-def _prompts(run: Run) -> list[Prompt]:
+def _rows(run: Run) -> list[PromptRow]:
     """decoding.prompts, or the held-out prompts."""
     settings = run.config.decoding
     if not settings.prompts:
         return run.prompts.held_out
     data = dataclasses.replace(run.config.data, path=settings.prompts)
-    prompts = load_prompts(data, at_least=1, option="decoding.prompts")
-    return apply_length_limit(prompts, run.config, lambda text: run.console.print(text, soft_wrap=True), at_least=1)
+    rows = load_prompts(data, run.scores, at_least=1, option="decoding.prompts")
+    return apply_length_limit(rows, run.config, lambda text: run.console.print(text, soft_wrap=True), at_least=1)

@@ -14,6 +14,7 @@ from mapft.pipeline import artifacts
 from mapft.pipeline.run import Run, plain_settings
 from mapft.pipeline.score import score_table
 from mapft.playground.paths import existing_or_hub, file_state
+from mapft.sampling.prompts import columns_of
 from mapft.utils.errors import UserError
 from mapft.utils.files import read_json
 from mapft.utils.seeds import derive_seed
@@ -154,7 +155,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
         return _decoded(run, name, policy)
     from mapft.sampling.models import load_adapter, load_policy
     from mapft.sampling.responses import generate
-    from mapft.sampling.tokens import tokenize
+    from mapft.sampling.tokens import tokenize_rows
     from mapft.utils.device import free_memory
 
     config, per_prompt = run.config, _samples_per_prompt(run, policy)
@@ -167,7 +168,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
         samples = generate(
             model,
             tokenizer,
-            tokenize(run.prompts.held_out, tokenizer),
+            tokenize_rows(run.prompts.held_out, tokenizer),
             config.sampling,
             per_prompt,
             derive_seed(config.seed, "evaluation", name),
@@ -178,7 +179,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
     free_memory()
     if policy is None:
         samples["kl"] = 0.0
-    scores = score_table(run, samples, f"scoring the {name} policy").drop(columns="prompt_id")
+    scores = score_table(run, samples, run.prompts.held_out, f"scoring the {name} policy").drop(columns="prompt_id")
     return pd.concat([samples, scores], axis=1)
 
 
@@ -190,9 +191,10 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     with run.progress() as update:
         for part in aligned_sampler(run, policy.adapter, f"evaluation.policies.{name}.adapter").stream(
-            held_out,
+            [row.prompt for row in held_out],
             policy.candidates,
             policy.choose,
+            columns=columns_of(held_out),
             samples_per_prompt=per_prompt,
             max_candidates=run.config.decoding.max_candidates,
             seed=derive_seed(run.config.seed, "evaluation", name),

@@ -143,7 +143,7 @@ class Run:
     @cached_property
     def prompts(self) -> PromptSplit:
         """Training, pilot and held-out prompts."""
-        return load_split(self.config, lambda sentence: self.console.print(sentence, soft_wrap=True))
+        return load_split(self.config, self.scores, lambda sentence: self.console.print(sentence, soft_wrap=True))
 
     @cached_property
     def samples(self) -> pd.DataFrame:
@@ -171,13 +171,18 @@ class Run:
     def sampling_identity(self) -> dict[str, Any]:
         """Everything that base samples depend on."""
         groups = ("model", "data", "sampling", "seed")
-        return {name: self.identity[name] for name in groups} | {"files": self.base_files}
+        return {name: self.identity[name] for name in groups} | {"files": self.base_files} | self._columns
 
     @property
     def scoring_identity(self) -> dict[str, Any]:
         """Everything that samples and their scores depend on."""
         names = ("model", "data", "sampling", "seed", "rewards", "files")
-        return {name: self.identity[name] for name in names}
+        return {name: self.identity[name] for name in names} | self._columns
+
+    @property
+    def _columns(self) -> dict[str, list[str]]:
+        """The columns that scores read, which decide what rows with the same prompt are."""
+        return {"columns": self.prompts.columns} if self.prompts.columns else {}
 
 
 def _states(paths: list[Any]) -> dict[str, Any]:

@@ -17,16 +17,17 @@ def sample(run: Run) -> None:
 def _generate(run: Run) -> pd.DataFrame:
     from mapft.sampling.models import load_policy
     from mapft.sampling.responses import generate
-    from mapft.sampling.tokens import check_prompt_lengths, tokenize
+    from mapft.sampling.tokens import check_prompt_lengths, tokenize_rows
 
     config, prompts = run.config, run.prompts
     policy, tokenizer = load_policy(config.model)
-    check_prompt_lengths(tokenize(prompts.training + prompts.held_out, tokenizer), policy, config.data, config.sampling)
+    tokenized = tokenize_rows(prompts.training + prompts.held_out, tokenizer)
+    check_prompt_lengths(tokenized, policy, config.data, config.sampling)
     with run.progress() as update:
         return generate(
             policy,
             tokenizer,
-            tokenize(prompts.pilot, tokenizer),
+            tokenize_rows(prompts.pilot, tokenizer),
             config.sampling,
             config.sampling.samples_per_prompt,
             derive_seed(config.seed, "pilot"),

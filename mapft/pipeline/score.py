@@ -1,35 +1,36 @@
 """Stage `score`: the base samples under every value -> scores.parquet."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
 from mapft.pipeline.artifacts import write_table
 from mapft.pipeline.run import Run
+from mapft.rewards.score import own_columns
+from mapft.sampling.prompts import PromptRow, columns_of
 
 
 def score(run: Run) -> None:
     """Raw scores of all samples; values that were scored before are read from the cache."""
     if run.is_main and not run.folder.scores.exists():
-        write_table(run.folder.scores, score_table(run, run.samples, "scoring"))
+        write_table(run.folder.scores, score_table(run, run.samples, run.prompts.pilot, "scoring"))
     run.wait_for(run.folder.scores)
 
 
-def score_table(run: Run, samples: pd.DataFrame, what: str) -> pd.DataFrame:
-    """prompt_id and a column per value, for any samples; each value is cached by itself."""
+def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], what: str) -> pd.DataFrame:
+    """prompt_id and a column per value, for samples of these rows; each value is cached by itself."""
     from mapft.rewards.scoring import score_texts
 
     prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
-    folders = {
-        name: run.cache.scores(
-            name,
-            {
-                "score": run.score_identities[name],
-                "files": run.score_files[name],
-                "prompts": prompts,
-                "responses": responses,
-            },
-        )
-        for name in run.scores
-    }
+    columns = columns_of([rows[number] for number in samples["prompt_id"]])
+    folders = {}
+    for name, score in run.scores.items():
+        depends_on: dict[str, Any] = {"score": run.score_identities[name], "files": run.score_files[name]}
+        depends_on |= {"prompts": prompts, "responses": responses}
+        if own := own_columns(name, score, columns):
+            depends_on["columns"] = own
+        folders[name] = run.cache.scores(name, depends_on)
     with run.progress() as update:
         matrix = score_texts(
             run.scores,
@@ -38,6 +39,7 @@ def score_table(run: Run, samples: pd.DataFrame, what: str) -> pd.DataFrame:
             samples["prompt_id"].tolist(),
             lambda name, done, total: update(f"{what}: {name}", done, total),
             folders,
+            columns,
         )
     table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
     table.insert(0, "prompt_id", matrix.prompt_ids)

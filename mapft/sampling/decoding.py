@@ -27,10 +27,11 @@ from scipy.special import log_softmax, softmax
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
+from mapft.rewards.score import NO_COLUMNS, Columns
 from mapft.sampling.models import TUNED, clear_generation_defaults
-from mapft.sampling.prompts import Prompt
+from mapft.sampling.prompts import Prompt, PromptRow, columns_of
 from mapft.sampling.responses import generate
-from mapft.sampling.tokens import tokenize
+from mapft.sampling.tokens import tokenize_rows
 from mapft.utils.errors import UserError
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import text_of
@@ -79,15 +80,22 @@ class AlignedSampler:
         n: int = 16,
         choose: Choose | str = Choose.sample,
         *,
+        columns: Columns = NO_COLUMNS,
         samples_per_prompt: int = 1,
         max_candidates: int = 4096,
         seed: int = 0,
     ) -> pd.DataFrame:
-        """samples_per_prompt rows for every prompt, in order; the columns are those of `stream`."""
+        """samples_per_prompt rows for every prompt, in order; the arguments and the columns are those of `stream`."""
         if not prompts:
             raise UserError("The list of prompts is empty; give at least one.")
         chunks = self.stream(
-            prompts, n, choose, samples_per_prompt=samples_per_prompt, max_candidates=max_candidates, seed=seed
+            prompts,
+            n,
+            choose,
+            columns=columns,
+            samples_per_prompt=samples_per_prompt,
+            max_candidates=max_candidates,
+            seed=seed,
         )
         return pd.concat(list(chunks), ignore_index=True)
 
@@ -97,6 +105,7 @@ class AlignedSampler:
         n: int = 16,
         choose: Choose | str = Choose.sample,
         *,
+        columns: Columns = NO_COLUMNS,
         samples_per_prompt: int = 1,
         max_candidates: int = 4096,
         seed: int = 0,
@@ -104,7 +113,8 @@ class AlignedSampler:
     ) -> Iterator[pd.DataFrame]:
         """The rows of `chunk_size` prompts at a time; every chunk has its own seed.
 
-        Columns: prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
+        columns: of the data, for scores that read any, with one value per prompt.
+        The table has prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
         p the probabilities of the candidates, and kl in nats. For `sample`, kl = log n - entropy(p), plus
         sum_j p_j log pi/p0(y_j) for a tuned policy; its mean is at least KL(q_n || p0). For `best`, the bound
@@ -120,60 +130,69 @@ class AlignedSampler:
         if first % chunk:
             raise ValueError(f"first={first} is not a multiple of chunk_size={chunk}")
         bound = _max_tilt(self.rewards, self.lam) if choose is Choose.rejection else 0.0
-        for start in range(first, len(prompts), chunk):
-            repeated = [prompt for prompt in prompts[start : start + chunk] for _ in range(samples_per_prompt)]
+        rows = _rows(prompts, columns)
+        for start in range(first, len(rows), chunk):
+            repeated = [row for row in rows[start : start + chunk] for _ in range(samples_per_prompt)]
+            prompt_ids = start + np.arange(len(repeated)) // samples_per_prompt
             chunk_seed = derive_seed(seed, "decode", start)
             if choose is Choose.rejection:
-                rows = self._sample_by_rejection(repeated, n, bound, max_candidates, chunk_seed)
+                table = self._sample_by_rejection(repeated, prompt_ids, n, bound, max_candidates, chunk_seed)
             else:
-                rows = self._choose_one(repeated, n, choose, chunk_seed)
-            rows["prompt_id"] = start + np.arange(len(repeated)) // samples_per_prompt
-            yield rows
+                table = self._choose_one(repeated, n, choose, chunk_seed)
+            table["prompt_id"] = prompt_ids
+            yield table
 
     def chunk_size(self, n: int, samples_per_prompt: int = 1) -> int:
         """Number of prompts in a chunk of `stream`."""
         return max(1, self.sampling.batch_size // max(1, n * samples_per_prompt))
 
-    def _candidates(self, prompts: Sequence[Prompt], n: int, seed: int) -> pd.DataFrame:
-        """n candidates of every prompt, rows sorted by prompt, with their scores, and tilt = lam.r - log pi/p0."""
-        tokenized = tokenize(prompts, self.tokenizer)
+    def _candidates(self, rows: Sequence[PromptRow], n: int, seed: int) -> pd.DataFrame:
+        """n candidates of every prompt, sorted by prompt, with their scores, and tilt = lam.r - log pi/p0."""
+        tokenized = tokenize_rows(rows, self.tokenizer)
         with _generation_defaults_cleared(self.model, self.tokenizer):
             table = generate(self.model, self.tokenizer, tokenized, self.sampling, n, seed, measure_kl=self.tuned)
         texts, responses = table["prompt"].tolist(), table["response"].tolist()
+        columns = columns_of([rows[number] for number in table["prompt_id"]])
         table["tilt"] = -table["kl"] if self.tuned else 0.0
         for name, lam in self.lam.items():
-            table[name] = self.models.score(name, texts, responses)
+            table[name] = self.models.score(name, texts, responses, columns)
             table["tilt"] += lam * table[name]
         return table
 
-    def _choose_one(self, prompts: Sequence[Prompt], n: int, choose: Choose, seed: int) -> pd.DataFrame:
+    def _choose_one(self, rows: Sequence[PromptRow], n: int, choose: Choose, seed: int) -> pd.DataFrame:
         """One of n candidates for every prompt, sampled or the best."""
-        table = self._candidates(prompts, n, seed)
+        table = self._candidates(rows, n, seed)
         tilt_Pn = table["tilt"].to_numpy().reshape(-1, n)
         key_Pn = tilt_Pn
         if choose is Choose.sample:  # argmax_j (tilt_j + Gumbel noise) is distributed as softmax(tilt)
             key_Pn = tilt_Pn + np.random.default_rng(derive_seed(seed, "choice")).gumbel(size=tilt_Pn.shape)
-        rows = table.iloc[key_Pn.argmax(axis=1) + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
+        chosen = table.iloc[key_Pn.argmax(axis=1) + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
         ess_P, kl_P = ess_and_kl(tilt_Pn)
-        rows["candidates"], rows["ess"] = n, ess_P
+        chosen["candidates"], chosen["ess"] = n, ess_P
         if self.tuned:
             kl_P = kl_P + (softmax(tilt_Pn, axis=1) * table["kl"].to_numpy().reshape(-1, n)).sum(axis=1)
-        rows["kl"] = kl_P if choose is Choose.sample else math.log(n) - (n - 1) / n
-        return rows.drop(columns="tilt")
+        chosen["kl"] = kl_P if choose is Choose.sample else math.log(n) - (n - 1) / n
+        return chosen.drop(columns="tilt")
 
     def _sample_by_rejection(
-        self, prompts: Sequence[Prompt], n: int, bound: float, max_candidates: int, seed: int
+        self,
+        rows: Sequence[PromptRow],
+        prompt_ids: np.ndarray,
+        n: int,
+        bound: float,
+        max_candidates: int,
+        seed: int,
     ) -> pd.DataFrame:
-        """Rounds of n candidates for every prompt without an accepted response."""
-        rows: list[dict[str, Any]] = [{"prompt": text_of(prompt)} for prompt in prompts]
-        tilts: list[list[float]] = [[] for _ in prompts]
-        accepted = [0] * len(prompts)
+        """Rounds of n candidates for every row without an accepted response."""
+        results: list[dict[str, Any]] = [{"prompt": text_of(row.prompt)} for row in rows]
+        tilts: list[list[float]] = [[] for _ in rows]
+        accepted = [0] * len(rows)
         for number in range(math.ceil(max_candidates / n)):
-            pending = [index for index, row in enumerate(rows) if "response" not in row]
+            pending = [index for index, result in enumerate(results) if "response" not in result]
             if not pending:
                 break
             round_seed = derive_seed(seed, "round", number)
-            table = self._candidates([prompts[index] for index in pending], n, round_seed)
+            table = self._candidates([rows[index] for index in pending], n, round_seed)
             _check_bounds(self.rewards, self.lam, table)
             uniform_N = np.random.default_rng(derive_seed(round_seed, "choice")).random(len(table))
             accepted_N = np.log(uniform_N) <= table["tilt"].to_numpy() - bound
@@ -183,8 +202,8 @@ class AlignedSampler:
                 accepted[index] += int(accepted_N[candidates].sum())
                 if accepted_N[candidates].any():
                     first = table.iloc[start + int(accepted_N[candidates].argmax())]
-                    rows[index] = {str(key): cell for key, cell in first.items()}
-        return _rejection_table(rows, tilts, accepted, self.lam, bound)
+                    results[index] = {str(key): cell for key, cell in first.items()}
+        return _rejection_table(results, prompt_ids, tilts, accepted, self.lam, bound)
 
 
 def ess_and_kl(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,15 +224,33 @@ def candidates_warning(kl: float, n: int) -> str:
     )
 
 
+def _rows(prompts: Sequence[Prompt], columns: Columns) -> list[PromptRow]:
+    """UserError for a column with another number of values than there are prompts."""
+    for name, values in columns.items():
+        if len(values) != len(prompts):
+            raise UserError(
+                f"The column {name!r} has {len(values)} values for {len(prompts)} prompts; give one per prompt."
+            )
+    return [
+        PromptRow(prompt, {name: values[number] for name, values in columns.items()})
+        for number, prompt in enumerate(prompts)
+    ]
+
+
 def _rejection_table(
-    rows: list[dict[str, Any]], tilts: list[list[float]], accepted: list[int], lam: Mapping[str, float], bound: float
+    results: list[dict[str, Any]],
+    prompt_ids: np.ndarray,
+    tilts: list[list[float]],
+    accepted: list[int],
+    lam: Mapping[str, float],
+    bound: float,
 ) -> pd.DataFrame:
-    """The accepted rows with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
-    chosen = pd.DataFrame(rows, columns=["prompt", "response", "tokens", "finished", *lam])
+    """The accepted responses with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
+    chosen = pd.DataFrame(results, columns=["prompt", "response", "tokens", "finished", *lam])
     chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
     chosen["ess"] = [float(ess_and_kl(np.array([tilt]))[0][0]) for tilt in tilts]
     tilt_N = sum(number * chosen[name].astype(float) for name, number in lam.items())
-    totals = chosen.groupby("prompt")[["accepted", "candidates"]].transform("sum").astype(float)
+    totals = chosen.groupby(prompt_ids)[["accepted", "candidates"]].transform("sum").astype(float)
     with np.errstate(divide="ignore"):  # log Z(x) = B + log(acceptance rate)
         chosen["kl"] = tilt_N - bound - np.log(totals["accepted"] / totals["candidates"])
     return chosen

@@ -1,13 +1,16 @@
-"""Prompts from a file or a dataset."""
+"""Prompts, and the columns of their rows that scores read, from a file or a dataset."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mapft.config import DataConfig, Extract
 from mapft.playground.paths import resolve
+from mapft.rewards.score import Score, columns_read
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable, text_of
 
@@ -15,15 +18,41 @@ FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
-def load_prompts(data: DataConfig, at_least: int = 2, option: str = "data.path") -> list[Prompt]:
-    """The distinct prompts, in their order: texts, or lists of messages.
+@dataclass(frozen=True)
+class PromptRow:
+    """A prompt with the columns of its row that scores read, as JSON has them."""
 
-    UserError for the first invalid row, and for fewer than `at_least` prompts. option: name of the setting that
-    data.path comes from.
+    prompt: Prompt
+    columns: dict[str, Any] = field(default_factory=dict)
+
+
+def columns_of(rows: Sequence[PromptRow]) -> dict[str, list[Any]]:
+    """The columns as scores receive them: by name, one value per row."""
+    return {name: [row.columns[name] for row in rows] for name in (rows[0].columns if rows else ())}
+
+
+def load_prompts(
+    data: DataConfig,
+    scores: Mapping[str, Score] = MappingProxyType({}),
+    at_least: int = 2,
+    option: str = "data.path",
+) -> list[PromptRow]:
+    """The distinct rows, in their order: prompts (texts, or lists of messages) with the columns that the scores read.
+
+    Rows with the same prompt and other values in those columns are different. A row without a column has null there.
+    UserError for the first invalid row, for a column that a score reads and no row has, and for fewer than `at_least`
+    rows. option: name of the setting that data.path comes from.
     """
     path = Path(resolve(data.path)).expanduser()
-    rows = _read(path, data, option) if path.is_file() else _read_dataset(str(path), data, option)
-    prompts: dict[str, Prompt] = {}
+    if path.is_file():
+        rows: Any = _read(path, data, option)
+        available = list(dict.fromkeys(key for row in rows for key in row))
+    else:
+        rows = _read_dataset(str(path), data, option)
+        available = rows.column_names
+    read = {name: columns_read(name, score, available) for name, score in scores.items()} if len(rows) else {}
+    columns = sorted({column for names in read.values() for column in names})
+    prompts: dict[str, PromptRow] = {}
     for number, row in enumerate(rows, 1):
         if data.column not in row:
             raise UserError(
@@ -32,14 +61,17 @@ def load_prompts(data: DataConfig, at_least: int = 2, option: str = "data.path")
             )
         prompt = extract_prompt(_validated(row[data.column], number, data), data.extract)
         if prompt is not None:
-            prompts.setdefault(json.dumps(prompt), prompt)
+            prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, number, data) for name in columns})
+            _check_row(prompt_row, scores, read, number, data)
+            prompts.setdefault(json.dumps([prompt, prompt_row.columns]), prompt_row)
     if data.as_chat:
-        prompts = {key: _as_chat(prompt) for key, prompt in prompts.items()}
-    if len({isinstance(prompt, str) for prompt in prompts.values()}) > 1:
+        prompts = {key: PromptRow(_as_chat(row.prompt), row.columns) for key, row in prompts.items()}
+    if len({isinstance(row.prompt, str) for row in prompts.values()}) > 1:
         raise UserError(f"{data.path} mixes texts and lists of messages; use one of the two in a file.")
-    if len(prompts) < at_least:
+    distinct = len({json.dumps(row.prompt) for row in prompts.values()})
+    if distinct < at_least:
         purpose = ", one for training and one for evaluation" if at_least == 2 else ""
-        raise UserError(f"{data.path} has {len(prompts)} distinct prompts; give at least {at_least}{purpose}.")
+        raise UserError(f"{data.path} has {distinct} distinct prompts; give at least {at_least}{purpose}.")
     return list(prompts.values())
 
 
@@ -54,12 +86,35 @@ def extract_prompt(prompt: Prompt, extract: Extract) -> Prompt | None:
     return prompt[:length] if len(prompt) > 30 else None
 
 
+def _plain(value: Any, name: str, number: int, data: DataConfig) -> Any:
+    """The value as JSON has it; UserError for one that JSON lacks."""
+    try:
+        return json.loads(encodable(json.dumps(value, ensure_ascii=False, allow_nan=False)))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"The column {name!r} in row {number} of {data.path} is {value!r}, which JSON does not have; write a text, "
+            "a number, a boolean, null, or a list of these."
+        ) from error
+
+
+def _check_row(
+    row: PromptRow,
+    scores: Mapping[str, Score],
+    read: Mapping[str, Sequence[str]],
+    number: int,
+    data: DataConfig,
+) -> None:
+    for name, columns in read.items():
+        if error := scores[name].row_error({column: row.columns[column] for column in columns}):
+            raise UserError(f"Row {number} of {data.path} cannot be scored by rewards.{name}: {error}.")
+
+
 def _as_chat(prompt: Prompt) -> Prompt:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
 
-def _read_dataset(path: str, data: DataConfig, option: str) -> Iterable[dict[str, Any]]:
-    """Rows of a dataset in a folder or on the Hub."""
+def _read_dataset(path: str, data: DataConfig, option: str) -> Any:
+    """A dataset in a folder or on the Hub."""
     if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILE_ENDINGS:
         raise UserError(
             f"{option}={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
@@ -81,13 +136,13 @@ def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
         return [_json_row(line, n, data) for n, line in enumerate(lines, 1) if line.strip()]
     if path.suffix in (".csv", ".parquet"):
         import pandas as pd
+        from pyarrow import parquet
 
         try:
             if path.suffix == ".csv":
                 table = pd.read_csv(path, dtype=str, keep_default_na=False)
-            else:  # parquet returns lists of messages as arrays
-                table = pd.read_parquet(path).map(lambda cell: cell.tolist() if hasattr(cell, "tolist") else cell)
-            return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+                return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+            return parquet.ParquetFile(path).read().to_pylist()  # pandas would make 3.0 of a 3 beside a null
         except (ValueError, OSError) as error:
             raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
     raise UserError(f"{option}={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")

@@ -1,11 +1,12 @@
 """The prompts of a run, split by their text into training and evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
 from mapft.config import Config, TooLong
-from mapft.sampling.prompts import Prompt, load_prompts
+from mapft.rewards.score import Score
+from mapft.sampling.prompts import PromptRow, load_prompts
 from mapft.utils.errors import UserError
 from mapft.utils.text import text_of
 
@@ -19,21 +20,29 @@ TOO_LONG_ACTIONS = {
 class PromptSplit:
     """Distinct prompts. `pilot`: the first training prompts. `held_out`: for evaluation, never used in training."""
 
-    training: list[Prompt]
-    pilot: list[Prompt]
-    held_out: list[Prompt]
+    training: list[PromptRow]
+    pilot: list[PromptRow]
+    held_out: list[PromptRow]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that scores read."""
+        return list(self.training[0].columns)
 
 
-def load_split(config: Config, report: Callable[[str], None]) -> PromptSplit:
-    """The prompts of data.path, split by their text. report: receives a message if data.too_long changes prompts."""
-    prompts = apply_length_limit(load_prompts(config.data), config, report, at_least=2)
+def load_split(config: Config, scores: Mapping[str, Score], report: Callable[[str], None]) -> PromptSplit:
+    """The prompts of data.path, split by their text, with the columns that the scores read.
+
+    report: receives a message if data.too_long changes prompts.
+    """
+    prompts = apply_length_limit(load_prompts(config.data, scores), config, report, at_least=2)
     training, held_out = split(prompts, config.data.evaluation_fraction)
     return PromptSplit(training, training[: config.data.pilot_prompts], held_out[: config.evaluation.prompts])
 
 
 def apply_length_limit(
-    prompts: list[Prompt], config: Config, report: Callable[[str], None], at_least: int
-) -> list[Prompt]:
+    prompts: list[PromptRow], config: Config, report: Callable[[str], None], at_least: int
+) -> list[PromptRow]:
     """The prompts after data.too_long; UserError where fewer than `at_least` remain."""
     data = config.data
     if data.too_long is TooLong.stop:
@@ -50,17 +59,24 @@ def apply_length_limit(
     return remaining
 
 
-def split(prompts: list[Prompt], evaluation_fraction: float) -> tuple[list[Prompt], list[Prompt]]:
+def split(prompts: list[PromptRow], evaluation_fraction: float) -> tuple[list[PromptRow], list[PromptRow]]:
     """(training, evaluation). A prompt is for evaluation if hash(text) < evaluation_fraction, with hash in [0, 1).
 
     The side of a prompt depends on its text alone, not on the rest of the file. Both sides are ordered by the hash, so
     the first n prompts of a side are a random sample of it. An empty side (few prompts) gets the nearest prompt.
+    UserError where all prompts have the same text.
     """
-    hashes = {
-        text_of(p): int.from_bytes(blake2b(text_of(p).encode("utf-8", "replace"), digest_size=8).digest()) / 2**64
-        for p in prompts
-    }
-    ordered = sorted(prompts, key=lambda prompt: hashes[text_of(prompt)])
-    held_out = sum(hashes[text_of(p)] < evaluation_fraction for p in ordered)
-    held_out = min(max(held_out, 1), len(ordered) - 1)
-    return ordered[held_out:], ordered[:held_out]
+    ordered = sorted(prompts, key=_hash)
+    distinct = sorted({_hash(row) for row in ordered})
+    if len(distinct) < 2:
+        raise UserError(
+            f"All prompts have the text {text_of(ordered[0].prompt)[:60]!r}, so none can be held out; give others too."
+        )
+    held_out = min(max(sum(number < evaluation_fraction for number in distinct), 1), len(distinct) - 1)
+    first = distinct[held_out]  # of training
+    return [row for row in ordered if _hash(row) >= first], [row for row in ordered if _hash(row) < first]
+
+
+def _hash(row: PromptRow) -> float:
+    text = text_of(row.prompt).encode("utf-8", "replace")
+    return int.from_bytes(blake2b(text, digest_size=8).digest()) / 2**64

@@ -1,13 +1,13 @@
 """Prompts as token ids, and their limit of length."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from mapft.config import DataConfig, SamplingConfig, TooLong
-from mapft.sampling.prompts import Prompt
+from mapft.sampling.prompts import Prompt, PromptRow
 from mapft.utils.errors import UserError
 from mapft.utils.text import text_of
 
@@ -18,6 +18,11 @@ class TokenizedPrompts:
 
     ids: list[list[int]]
     texts: list[str]
+
+
+def tokenize_rows(rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompts:
+    """`tokenize` for the prompts of rows."""
+    return tokenize([row.prompt for row in rows], tokenizer)
 
 
 def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompts:
@@ -37,8 +42,8 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> T
 
 
 def shorten_prompts(
-    prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase, data: DataConfig
-) -> tuple[list[Prompt], int]:
+    prompts: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase, data: DataConfig
+) -> tuple[list[PromptRow], int]:
     """The prompts after data.too_long is applied to those over data.max_prompt_tokens, and the number of the latter.
 
     A text that is cut keeps its last tokens, next to the response; messages are never cut but skipped.
@@ -46,13 +51,13 @@ def shorten_prompts(
     limit, remaining, long = data.max_prompt_tokens, [], 0
     if data.too_long is TooLong.stop:
         return list(prompts), 0
-    for prompt, ids in zip(prompts, tokenize(prompts, tokenizer).ids, strict=True):
+    for row, ids in zip(prompts, tokenize_rows(prompts, tokenizer).ids, strict=True):
         if len(ids) <= limit:
-            remaining.append(prompt)
+            remaining.append(row)
             continue
         long += 1
-        if data.too_long is TooLong.cut and isinstance(prompt, str):
-            remaining.append(_cut(prompt, tokenizer, limit))
+        if data.too_long is TooLong.cut and isinstance(row.prompt, str):
+            remaining.append(replace(row, prompt=_cut(row.prompt, tokenizer, limit)))
     return remaining, long
 
 

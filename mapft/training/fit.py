@@ -1,11 +1,13 @@
 """One fit: PPO from a reference policy to the policy with given multipliers."""
 
 import dataclasses
+import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,11 +22,11 @@ from mapft.ppo.checkpoint import newest_complete
 from mapft.ppo.replay import Group, ReplayStore
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
-from mapft.sampling.prompts import Prompt
+from mapft.sampling.prompts import PromptRow
 from mapft.tracking.callback import Tracking
 from mapft.tracking.lines import JsonLines, LevelBar
 from mapft.training.refinement import CHECKPOINT_FILE, RefinedLambda, read_history
-from mapft.training.reward import PaletteReward
+from mapft.training.reward import COLUMNS, PaletteReward
 from mapft.utils.errors import UserError
 from mapft.utils.files import TEMPORARY
 
@@ -48,7 +50,7 @@ def fit(
     config: Config,
     models: RewardModels,
     objective: Objective,
-    prompts: list[Prompt],
+    prompts: list[PromptRow],
     stored: Sequence[Group],
     folder: RunFolder,
     run_name: str | None = None,
@@ -88,7 +90,7 @@ def fit(
             policy,
             [reward],
             args=args,
-            train_dataset=Dataset.from_dict({"prompt": prompts}),
+            train_dataset=training_dataset(prompts),
             replay=replay,
             processing_class=tokenizer,
             peft_config=None if config.model.adapter else lora_config(config),
@@ -111,6 +113,18 @@ def fit(
                 trainer.replay.save(folder.replay, is_main=trainer.accelerator.is_main_process)
         save_adapter(trainer, folder.adapter)
     return lam.lam
+
+
+def training_dataset(rows: Sequence[PromptRow]) -> Dataset:
+    """The prompts and, where scores read columns, the columns of each row as one JSON text, for `PaletteReward`.
+
+    As columns of their own they would change in Arrow, which has one type per column, and in `datasets.Json`, which
+    reads the text "42" as a number.
+    """
+    dataset: dict[str, list[Any]] = {"prompt": [row.prompt for row in rows]}
+    if any(row.columns for row in rows):
+        dataset[COLUMNS] = [json.dumps(row.columns) for row in rows]
+    return Dataset.from_dict(dataset)
 
 
 def pilot_groups(samples: pd.DataFrame, values: Sequence[str]) -> list[Group]:

@@ -1,5 +1,6 @@
 """lam.r as a TRL reward function."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from mapft.rewards.loader import RewardModels
 from mapft.utils.text import text_of
 
+COLUMNS = "columns"  # of a dataset: the columns that scores read, as JSON
 Observer = Callable[[Any, Sequence[str], Mapping[str, np.ndarray], Sequence[float]], Mapping[str, float]]
 
 
@@ -22,9 +24,11 @@ class PaletteReward:
     are scored.
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
-    RLOOTrainer too. Logs mean and sd of every value's raw scores (map/scores/{value}, map/scores_std/{value}), its
-    lam, and the reward models in memory. observe: called with the trainer's state, prompts, scores (B,) by value and
-    log pi/p_ref (B,) in nats, which PPOTrainer gives; returns the lam of this reward.
+    RLOOTrainer too. Scores that read columns of the data get them from the column `columns` of the dataset, which has
+    one JSON object per row (`fit.training_dataset`). Logs mean and sd of every value's raw scores (map/scores/{value},
+    map/scores_std/{value}), its lam, and the reward models in memory. observe: called with the trainer's state, a text
+    per row that is the same for the same prompt and columns, scores (B,) by value and log pi/p_ref (B,) in nats, which
+    PPOTrainer gives; returns the lam of this reward.
     """
 
     def __init__(
@@ -49,14 +53,18 @@ class PaletteReward:
         log_extra: Callable[[str, list[float]], None] = lambda name, column: None,
         trainer_state: Any = None,
         log_ratio: Sequence[float] = (),
+        columns: Sequence[str] = (),
         **_: Any,
     ) -> list[float]:
         """One reward per completion."""
         texts = [text_of(prompt) for prompt in prompts]
         responses = [text_of(completion) for completion in completions]
-        scores = {name: self.models.score(name, texts, responses) for name in self.lam}
+        rows = [json.loads(row) for row in columns]
+        by_name = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+        scores = {name: self.models.score(name, texts, responses, by_name) for name in self.lam}
         if self.observe:
-            self.lam = self.observe(trainer_state, texts, scores, log_ratio)
+            keys = [text + row for text, row in zip(texts, columns, strict=True)] if rows else texts
+            self.lam = self.observe(trainer_state, keys, scores, log_ratio)
         for name, scores_B in scores.items():
             log_extra(name, scores_B.tolist())
             log_metric(f"map/scores/{name}", float(scores_B.mean()))

@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(2)
     rng = Random(0)
-    pool = load_prompts(DataConfig(path="playground:prompts"))
+    pool = [row.prompt for row in load_prompts(DataConfig(path="playground:prompts"))]
     prompts = [str(rng.choice(pool)) for _ in range(options.texts)]
     words = " ".join(map(str, pool)).split()
     responses = [" ".join(rng.choices(words, k=rng.randint(3, 32))) for _ in prompts]

@@ -29,6 +29,11 @@ def short(prompts, completions):
     return [1 - len(text.split()) / tabular.STEPS for text in completions]
 
 
+def right(prompts, completions, answer):
+    """Minus infinity, but for rounding, unless the response begins with the answer of its row."""
+    return [0.0 if text.split()[:1] == [word] else -60.0 for text, word in zip(completions, answer, strict=True)]
+
+
 SCORES = parse(
     {
         "sweet": {"kind": "function", "target": f"{__name__}:sweet", "high": 4.0},
@@ -203,6 +208,32 @@ def test_rejection_is_exact(world):
     assert table["accepted"].sum() / table["candidates"].sum() == pytest.approx(accepted, rel=0.1)
     rounds = 1 / (1 - (1 - accepted) ** 32)
     assert table["candidates"].mean() / 32 == pytest.approx(rounds, rel=0.1)
+
+
+@pytest.mark.parametrize("choose", ["sample", "best", "rejection"])
+def test_a_column_belongs_to_its_row(world, choose):
+    """One prompt three times with two answers: nearly all candidates of another answer have the probability 0."""
+    policy, tokenizer, _, p0_PY, _ = world
+    rewards = parse({"right": {"kind": "function", "target": f"{__name__}:right", "high": 0.0}})
+    aligned = AlignedSampler(
+        policy, tokenizer, rewards, {"right": 1.0}, SamplingConfig(max_new_tokens=tabular.STEPS, batch_size=8192)
+    )
+    answers = ["a", "b", "a"]
+    table = aligned.generate([tabular.PROMPTS[0]] * 3, 64, choose, columns={"answer": answers}, samples_per_prompt=40)
+    firsts = table.groupby("prompt_id")["response"].agg(lambda texts: {text.split()[0] for text in texts})
+    assert firsts.tolist() == [{answer} for answer in answers]
+    if choose == "rejection":  # log Z of each row by itself is log p0 of its answer
+        rates = table.groupby("prompt_id")[["accepted", "candidates"]].sum()
+        expected = -np.log(rates["accepted"] / rates["candidates"])
+        np.testing.assert_allclose(table.groupby("prompt_id")["kl"].mean(), expected)
+        p0_words = [
+            p0_PY[0] @ np.array([float(text.split()[:1] == [answer]) for text in world[2]]) for answer in answers
+        ]
+        np.testing.assert_allclose(expected, -np.log(p0_words), atol=0.15)
+    with pytest.raises(UserError, match="The column 'answer' has 2 values for 1 prompts; give one per prompt"):
+        aligned.generate(["p"], 4, columns={"answer": answers[:2]})
+    with pytest.raises(UserError, match="rewards.right reads the column 'answer', which the data does not have"):
+        aligned.generate(tabular.PROMPTS[:1], 4, choose)
 
 
 def test_rejection_reports_prompts_without_an_accepted_response(world):

@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import replace
+from datetime import datetime
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from mapft.config import DataConfig
-from mapft.sampling.prompts import load_prompts
+from mapft.sampling.prompts import PromptRow, columns_of, load_prompts
 from mapft.sampling.split import split
 from mapft.utils.errors import UserError
 from tests.strategies import ANYTHING, EXAMPLES
@@ -20,62 +23,146 @@ def write(path, rows):
     return DataConfig(path=str(path))
 
 
+def read(data):
+    """The prompts alone."""
+    return [row.prompt for row in load_prompts(data)]
+
+
+def split_texts(texts, evaluation_fraction=0.25):
+    sides = split([PromptRow(text) for text in texts], evaluation_fraction)
+    return [[row.prompt for row in side] for side in sides]
+
+
 def test_every_format_gives_the_same_prompts_without_duplicates(tmp_path):
     texts = ["one", "two", "one", "three"]
     write(tmp_path / "p.jsonl", [{"prompt": text} for text in texts])
     pd.DataFrame({"prompt": texts}).to_csv(tmp_path / "p.csv")
     pd.DataFrame({"prompt": texts}).to_parquet(tmp_path / "p.parquet")
     for name in ("p.jsonl", "p.csv", "p.parquet"):
-        assert load_prompts(DataConfig(path=str(tmp_path / name))) == ["one", "two", "three"]
+        assert read(DataConfig(path=str(tmp_path / name))) == ["one", "two", "three"]
 
 
 def test_messages_are_read_from_every_format(tmp_path):
     chat = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
     other = [{"role": "user", "content": "Line\u2028break?"}]
-    assert load_prompts(write(tmp_path / "p.jsonl", [{"prompt": chat}, {"prompt": other}])) == [chat, other]
+    assert read(write(tmp_path / "p.jsonl", [{"prompt": chat}, {"prompt": other}])) == [chat, other]
     pd.DataFrame({"prompt": [chat, other]}).to_parquet(tmp_path / "p.parquet")
-    assert load_prompts(DataConfig(path=str(tmp_path / "p.parquet"))) == [chat, other]
+    assert read(DataConfig(path=str(tmp_path / "p.parquet"))) == [chat, other]
 
 
 def test_messages_with_the_same_contents_and_other_roles_are_different_prompts(tmp_path):
     one = [{"role": "user", "content": "Be kind.\nHello?"}]
     two = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
-    assert load_prompts(write(tmp_path / "p.jsonl", [{"prompt": one}, {"prompt": two}, {"prompt": one}])) == [one, two]
+    assert read(write(tmp_path / "p.jsonl", [{"prompt": one}, {"prompt": two}, {"prompt": one}])) == [one, two]
 
 
 def test_texts_become_messages(tmp_path):
     data = write(tmp_path / "p.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     messages = [[{"role": "user", "content": text}] for text in "ab"]
-    assert load_prompts(replace(data, as_chat=True)) == messages
+    assert read(replace(data, as_chat=True)) == messages
 
 
 def test_texts_of_a_table_are_not_converted(tmp_path):
     (tmp_path / "p.csv").write_text("prompt\nNA\n007\nNone\n", "utf-8")
-    assert load_prompts(DataConfig(path=str(tmp_path / "p.csv"))) == ["NA", "007", "None"]
+    assert read(DataConfig(path=str(tmp_path / "p.csv"))) == ["NA", "007", "None"]
+
+
+class Reads:
+    """A score that reads columns and accepts rows whose `answer` is not 13."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def reads(self, available):
+        return list(self.names)
+
+    def row_error(self, row):
+        return "13 is unlucky" if row.get("answer") == 13 else ""
+
+
+def test_rows_with_other_values_in_a_column_that_is_read_are_not_duplicates(tmp_path):
+    rows = [{"prompt": "a", "answer": answer, "id": n} for n, answer in enumerate([1, "1", 1, None, [1], 1.5, True])]
+    rows += [{"prompt": "a"}, {"prompt": "b", "id": 9}]
+    data = write(tmp_path / "p.jsonl", rows)
+    read_rows = load_prompts(data, {"v": Reads("answer")})
+    assert [row.prompt for row in read_rows] == ["a"] * 6 + ["b"]
+    assert json.dumps(columns_of(read_rows)) == '{"answer": [1, "1", null, [1], 1.5, true, null]}'
+    assert columns_of(load_prompts(data, {"v": Reads()})) == {}
+    assert [row.columns["id"] for row in load_prompts(data, {"v": Reads("id")})] == [*range(7), None, 9]
+    both = load_prompts(data, {"v": Reads("answer"), "w": Reads("prompt", "answer")})
+    assert columns_of(both)["prompt"] == ["a"] * 6 + ["b"]
+
+
+def test_columns_keep_their_values_in_every_format(tmp_path):
+    """A table of texts has texts; an integer beside a null stays one."""
+    values = {"i": [3, None], "b": [True, None], "t": ["007", ""], "l": [[1.5, None], []], "f": [2.0, None]}
+    table = pa.table({"prompt": ["one", "two"]} | values)
+    parquet.write_table(table, tmp_path / "p.parquet")
+    rows = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
+    write(tmp_path / "p.jsonl", [{"prompt": text} | row for text, row in zip(["one", "two"], rows, strict=True)])
+    (tmp_path / "folder").mkdir()
+    parquet.write_table(table, tmp_path / "folder" / "train.parquet")
+    for name in ("p.parquet", "p.jsonl", "folder"):
+        columns = columns_of(load_prompts(DataConfig(path=str(tmp_path / name)), {"v": Reads(*values)}))
+        assert json.dumps(columns, sort_keys=True) == json.dumps(values, sort_keys=True), name
+    (tmp_path / "p.csv").write_text("prompt,answer\none,007\ntwo,\n")
+    assert columns_of(load_prompts(DataConfig(path=str(tmp_path / "p.csv")), {"v": Reads("answer")})) == {
+        "answer": ["007", ""]
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([datetime(2025, 4, 24)] * 2, r"The column 'answer' in row 1 of .* is datetime.* which JSON does not have"),
+        ([1.0, float("nan")], "The column 'answer' in row 2 of .* is nan, which JSON does not have"),
+        ([1, 13], r"Row 2 of .*p.parquet cannot be scored by rewards.v: 13 is unlucky\."),
+    ],
+)
+def test_a_value_that_no_score_can_use_names_its_row(tmp_path, column, message):
+    parquet.write_table(pa.table({"prompt": ["one", "two"], "answer": column}), tmp_path / "p.parquet")
+    data = DataConfig(path=str(tmp_path / "p.parquet"))
+    assert read(data) == ["one", "two"]
+    with pytest.raises(UserError, match=message):
+        load_prompts(data, {"v": Reads("answer")})
+
+
+def test_rows_with_one_prompt_are_on_one_side_of_the_split():
+    rows = [PromptRow(text, {"answer": n}) for n in range(3) for text in "abcdefgh"]
+    for fraction in (0.01, 0.3, 0.6, 0.99):
+        training, held_out = split(rows, fraction)
+        assert len(training) + len(held_out) == 24
+        assert len(held_out) % 3 == 0
+        assert {row.prompt for row in held_out} == set(split_texts("abcdefgh", fraction)[1])
+        assert training
+        assert held_out
+        assert not {row.prompt for row in training} & {row.prompt for row in held_out}
+    with pytest.raises(UserError, match="All prompts have the text 'a', so none can be held out"):
+        split(rows[::8], 0.5)
 
 
 def test_lone_surrogates_and_byte_order_marks_are_read(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a\\ud800"}\n{"prompt": [{"role": "user", "content": "b"}]}\n')
     with pytest.raises(UserError, match="mixes"):
-        load_prompts(DataConfig(path=str(path)))
+        read(DataConfig(path=str(path)))
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a\\ud800"}\n{"prompt": "b"}\n')
-    assert load_prompts(DataConfig(path=str(path))) == ["a?", "b"]
+    assert read(DataConfig(path=str(path))) == ["a?", "b"]
     path.write_bytes('{"prompt": "é"}'.encode("latin-1"))
     with pytest.raises(UserError, match="is not UTF-8"):
-        load_prompts(DataConfig(path=str(path)))
+        read(DataConfig(path=str(path)))
 
 
 def test_the_split_of_a_prompt_depends_on_its_text_alone():
     prompts = [f"prompt {i}" for i in range(2000)]
-    training, held_out = split(prompts, 0.25)
+    training, held_out = split_texts(prompts)
     assert set(training) | set(held_out) == set(prompts)
     assert not set(training) & set(held_out)
     assert 400 < len(held_out) < 600
-    some_training, some_held_out = split(prompts[::-3], 0.25)
+    some_training, some_held_out = split_texts(prompts[::-3])
     assert set(some_training) <= set(training)
     assert set(some_held_out) <= set(held_out)
-    assert min(map(len, split(["a", "b"], 0.01))) == min(map(len, split(["a", "b"], 0.99))) == 1
+    assert min(map(len, split_texts("ab", 0.01))) == min(map(len, split_texts("ab", 0.99))) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,15 +182,15 @@ def test_an_invalid_row_is_one_sentence(tmp_path, content, message):
     path = tmp_path / "p.jsonl"
     path.write_text(content, "utf-8")
     with pytest.raises(UserError, match=message):
-        load_prompts(DataConfig(path=str(path)))
+        read(DataConfig(path=str(path)))
 
 
 def test_missing_file_and_unknown_ending(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        load_prompts(DataConfig(path=str(tmp_path / "none.jsonl")))
+        read(DataConfig(path=str(tmp_path / "none.jsonl")))
     (tmp_path / "p.txt").write_text("hello")
     with pytest.raises(UserError, match=r"ends in '.txt'"):
-        load_prompts(DataConfig(path=str(tmp_path / "p.txt")))
+        read(DataConfig(path=str(tmp_path / "p.txt")))
 
 
 @EXAMPLES
@@ -115,7 +202,7 @@ def test_any_file_is_read_or_rejected(tmp_path, ending, content):
     path = tmp_path / f"prompts.{ending}"
     path.write_bytes(content)
     try:
-        prompts = load_prompts(DataConfig(path=str(path)))
+        prompts = read(DataConfig(path=str(path)))
     except UserError:
         return
     assert len(prompts) >= 2

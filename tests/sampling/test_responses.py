@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from mapft.config import DataConfig, ModelConfig, SamplingConfig, TooLong
 from mapft.sampling.models import TUNED, load_policy
+from mapft.sampling.prompts import PromptRow
 from mapft.sampling.responses import generate
 from mapft.sampling.tokens import check_prompt_lengths, shorten_prompts, tokenize
 from mapft.utils.errors import UserError
@@ -53,7 +54,9 @@ def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, too_long, expec
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     data = DataConfig(path="x", max_prompt_tokens=2, too_long=too_long)
     prompts = ["a", "a b c d", [{"role": "user", "content": "a b c d"}]]
-    assert shorten_prompts(prompts, tokenizer, data) == (expected, count)
+    rows, long = shorten_prompts([PromptRow(p, {"answer": n}) for n, p in enumerate(prompts)], tokenizer, data)
+    assert ([row.prompt for row in rows], long) == (expected, count)
+    assert [row.columns for row in rows] == [{"answer": n} for n in range(len(expected))]
 
 
 def test_the_seed_determines_the_responses(world):

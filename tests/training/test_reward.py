@@ -1,10 +1,15 @@
-"""Truth: hand arithmetic for lam.r; and p_lam, which a constant in a score leaves as it is."""
+"""Truth: hand arithmetic for lam.r; p_lam, which a constant in a score leaves as it is; the values of the rows."""
+
+import json
 
 import numpy as np
 import pytest
 
 from mapft.rewards.loader import RewardModels
-from mapft.training.reward import PaletteReward
+from mapft.rewards.score import NO_COLUMNS
+from mapft.sampling.prompts import PromptRow
+from mapft.training.fit import training_dataset
+from mapft.training.reward import COLUMNS, PaletteReward
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
 from tests.ppo.trainers import LAM, make_trainer
@@ -20,6 +25,33 @@ def test_reward_is_kl_coef_lam_r_and_raw_scores_are_logged():
     assert logged["map/scores_std/b"] == 2.0
     assert logged["memory/reward_models_loaded"] == 2
     assert logged["memory/reward_models_gb"] == pytest.approx(30e-9)
+
+
+def test_columns_come_back_from_the_dataset_as_they_were():
+    """Mixed types, and the text "42", which a dataset's own JSON columns read as a number."""
+    values = [42, "42", 2.5, True, None, ["a", 1], {"b": None}, "x"]
+    rows = [PromptRow("p", {"answer": value, "level": n}) for n, value in enumerate(values)]
+    dataset = training_dataset(rows)
+    assert dataset.column_names == ["prompt", COLUMNS]
+    assert training_dataset([PromptRow("p")]).column_names == ["prompt"]
+    seen, keys = [], []
+
+    class Reading(Fixed):
+        def reads(self, available):
+            return ["answer"]
+
+        def score(self, prompts, responses, columns):
+            seen.append(columns)
+            return self.scores
+
+    def observe(state, prompts, scores, log_ratio):
+        keys.extend(prompts)
+        return {"a": 1.0}
+
+    reward = PaletteReward(RewardModels({"a": Reading(*[1.0] * 8)}), {"a": 1.0}, 1.0, observe)
+    reward(prompts=dataset["prompt"], completions=["x"] * 8, columns=dataset[COLUMNS])
+    assert json.dumps(seen) == json.dumps([{"answer": values}])
+    assert len(set(keys)) == 8  # rows of one prompt with other columns are other rows for the refinement of lambda
 
 
 def test_multipliers_of_the_reference_are_subtracted():
@@ -40,7 +72,7 @@ class Shifted(Fixed):
         super().__init__()
         self.table = tabular.TableReward(tabular.scores()[:, :, number] + shift)
 
-    def score(self, prompts, responses):
+    def score(self, prompts, responses, columns=NO_COLUMNS):
         ids = [[tabular.WORDS.index(word) for word in response.split()] for response in responses]
         return np.array(self.table(list(prompts), ids))
 

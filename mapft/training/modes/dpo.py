@@ -94,7 +94,12 @@ def _train(mode: DPO, inputs: Any) -> None:
         policy,
         args=args,
         train_dataset=preferences(
-            inputs.prompts.pilot, read_table(folder.samples), inputs.matrix, inputs.solution.lam, pairs, config.seed
+            [row.prompt for row in inputs.prompts.pilot],
+            read_table(folder.samples),
+            inputs.matrix,
+            inputs.solution.lam,
+            pairs,
+            config.seed,
         ),
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),

@@ -199,18 +199,21 @@ class Cycle:
         """
         from mapft.rewards.scoring import score_texts
         from mapft.sampling.models import load_policy
+        from mapft.sampling.prompts import columns_of
         from mapft.sampling.responses import generate
-        from mapft.sampling.tokens import tokenize
+        from mapft.sampling.tokens import tokenize_rows
         from mapft.utils.device import free_memory
 
         policy, tokenizer = load_policy(config.model)
-        pilot, sampling = tokenize(self.inputs.prompts.pilot, tokenizer), config.sampling
+        pilot, sampling = tokenize_rows(self.inputs.prompts.pilot, tokenizer), config.sampling
         seed = derive_seed(config.seed, "samples")
         samples = generate(policy, tokenizer, pilot, sampling, sampling.samples_per_prompt, seed, on_batch)
         del policy
         free_memory()
         texts, ids = (samples["prompt"].tolist(), samples["response"].tolist()), samples["prompt_id"].tolist()
-        matrix = score_texts({name: self.inputs.scores[name]}, *texts, ids, folders={name: folder.score_parts})
+        columns = columns_of([self.inputs.prompts.pilot[number] for number in ids])
+        scores, folders = {name: self.inputs.scores[name]}, {name: folder.score_parts}
+        matrix = score_texts(scores, *texts, ids, folders=folders, columns=columns)
         samples[name] = matrix.column(name)
         write_atomically(folder.samples, lambda temporary: samples.to_parquet(temporary, index=False))
         return matrix

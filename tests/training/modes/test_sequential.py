@@ -19,6 +19,7 @@ from mapft.palette import ScoreMatrix
 from mapft.rewards import parse
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
+from mapft.sampling.prompts import PromptRow
 from mapft.sampling.split import PromptSplit
 from mapft.tracking.lines import JsonLines
 from mapft.training.inputs import TrainingInputs
@@ -82,13 +83,14 @@ class World:
             trainer=TrainerConfig(**trainer),
             refine=RefineConfig(**refine),
         )
+        rows = [PromptRow(prompt) for prompt in tabular.PROMPTS]
         inputs = TrainingInputs(
             config=config,
             scores=parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.targets}),
             samples=pd.DataFrame({"prompt_id": [], **{name: [] for name in self.targets}}),
             matrix=SimpleNamespace(sd=self.sd),
             solution=SimpleNamespace(targets=self.targets),
-            prompts=PromptSplit(tabular.PROMPTS, tabular.PROMPTS, []),
+            prompts=PromptSplit(rows, rows, []),
             folder=RunFolder(run),
             progress=quiet_progress,
             train_variant=None,
