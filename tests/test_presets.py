@@ -129,8 +129,12 @@ def test_every_palette_composes_with_its_values(name, capfd):
 
 def test_every_reward_preset_composes(capfd):
     names = [path.stem for path in sorted(shipped("conf").glob("rewards/*.yaml"))]
-    required = {"keywords": "rewards.keywords.pattern=x", "remote": "rewards.remote.url=http://x"}
-    given = [required[name] for name in names if name in required]
+    required = {
+        "keywords": ["rewards.keywords.pattern=x"],
+        "judge": ["rewards.judge.path=x", "rewards.judge.question=x"],
+        "remote": ["rewards.remote.url=http://x"],
+    }
+    given = [word for name in names for word in required.get(name, [])]
     assert main(["run", f"rewards=[{','.join(names)}]", *given, "--cfg", "job", "--resolve"]) == 0
     printed = capfd.readouterr().out
     kinds = {line.split()[1] for line in printed.splitlines() if line.strip().startswith("kind:")}

@@ -15,6 +15,7 @@ from mapft.rewards.coherence import CoherenceScore
 from mapft.rewards.diversity import DiversityScore
 from mapft.rewards.format import FormatScore
 from mapft.rewards.function import FunctionScore
+from mapft.rewards.judge import JudgeScore
 from mapft.rewards.keywords import KeywordsScore
 from mapft.rewards.length import LengthScore
 from mapft.rewards.perplexity import PerplexityScore
@@ -31,6 +32,7 @@ KINDS: dict[str, type[Score]] = {
     "diversity": DiversityScore,
     "format": FormatScore,
     "function": FunctionScore,
+    "judge": JudgeScore,
     "keywords": KeywordsScore,
     "length": LengthScore,
     "perplexity": PerplexityScore,

@@ -12,9 +12,12 @@ from tests.rewards import tiny
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """{preset or "judge": folder}."""
+    """{preset, "judge" (a classifier) or "reader" (a causal model that answers Yes or No): folder}."""
     folder = tmp_path_factory.mktemp("models")
-    return tiny.presets(folder) | {"judge": str(worlds.build(folder)["judge"])}
+    return tiny.presets(folder) | {
+        "judge": str(worlds.build(folder)["judge"]),
+        "reader": tiny.judge(folder, "reader"),
+    }
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ def settings(models, serve):
         "diversity": dict,
         "format": lambda: {"schema": {"type": "array"}},
         "function": lambda: {"target": "tests.worlds:vowels"},
+        "judge": lambda: {"path": models["reader"], "question": "Is it kind?", "batch_tokens": 600, "max_tokens": 300},
         "keywords": lambda: {"pattern": "quiet"},
         "length": dict,
         "perplexity": lambda: {"path": models["perplexity"], "batch_tokens": 600},

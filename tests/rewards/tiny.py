@@ -4,9 +4,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE, WordLevel
+from tokenizers.pre_tokenizers import ByteLevel, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -50,6 +52,30 @@ def causal_judge(folder: Path, name: str, labels: int = 1, **config) -> str:
     config |= {"vocab_size": len(words), "num_labels": labels, "initializer_range": 0.5, "eos_token_id": 0}
     model = AutoModelForSequenceClassification.from_config(make(**shape, **config, pad_token_id=None)).eval()
     model.save_pretrained(folder / name)
+    words.save_pretrained(folder / name)
+    return str(folder / name)
+
+
+CHAT = (
+    "{% for message in messages %}<|user|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|judge|>{% endif %}"
+)
+
+
+def judge(folder: Path, name: str, chat_template: str | None = CHAT, positions: int = 4096) -> str:
+    """A Llama whose tokenizer has Yes and No with and without a leading space."""
+    raw = Tokenizer(BPE())
+    raw.pre_tokenizer, raw.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    special = ["<|user|>", "<|end|>", "<|judge|>"]
+    alphabet = ByteLevel.alphabet()
+    trainer = BpeTrainer(vocab_size=320, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator(["Yes No", "No Yes"], trainer)
+    words = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|end|>", extra_special_tokens=special)
+    words.chat_template = chat_template
+    torch.manual_seed(0)
+    shape = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": positions}
+    config = LlamaConfig(**shape, vocab_size=len(words), initializer_range=0.5, eos_token_id=words.eos_token_id)
+    AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder / name)
     words.save_pretrained(folder / name)
     return str(folder / name)
 
