@@ -132,6 +132,7 @@ def test_every_reward_preset_composes(capfd):
     required = {
         "keywords": ["rewards.keywords.pattern=x"],
         "judge": ["rewards.judge.path=x", "rewards.judge.question=x"],
+        "match": ["rewards.match.column=x"],
         "remote": ["rewards.remote.url=http://x"],
     }
     given = [word for name in names for word in required.get(name, [])]

@@ -18,6 +18,7 @@ from mapft.rewards.function import FunctionScore
 from mapft.rewards.judge import JudgeScore
 from mapft.rewards.keywords import KeywordsScore
 from mapft.rewards.length import LengthScore
+from mapft.rewards.match import MatchScore
 from mapft.rewards.perplexity import PerplexityScore
 from mapft.rewards.remote import RemoteScore
 from mapft.rewards.score import Score, Scorer
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Score]] = {
     "judge": JudgeScore,
     "keywords": KeywordsScore,
     "length": LengthScore,
+    "match": MatchScore,
     "perplexity": PerplexityScore,
     "remote": RemoteScore,
     "sentiment": SentimentScore,

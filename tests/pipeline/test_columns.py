@@ -126,6 +126,10 @@ def test_scores_are_cached_by_the_columns_that_they_read(world, tmp_path, asked)
             ["+rewards.there={kind: remote, url: 'http://127.0.0.1:9', columns: [Answer]}"],
             "rewards.there reads the column 'Answer', which the data does not have",
         ),
+        (
+            ["+rewards.right={kind: match, column: answer}"],
+            "Row 5 of {data} cannot be scored by rewards.right: its answer is None; it must be a text",
+        ),
         (["+rewards.vowels.columns=[completions]"], "it must be other names than prompts and completions"),
     ],
 )
@@ -135,8 +139,24 @@ def test_a_column_that_the_data_lacks_is_reported_before_the_pilot(world, tmp_pa
     assert (
         main(["run", *own(world, tmp_path / "runs"), *[word.replace("{plain}", str(plain)) for word in overrides]]) == 2
     )
-    assert message in capfd.readouterr().err
+    assert message.replace("{data}", str(world["prompts"])) in capfd.readouterr().err
     assert not list((tmp_path / "runs").glob("*/samples.parquet"))
+
+
+def test_a_right_answer_is_one_line_of_settings(world, tmp_path):
+    """The answer is the letter that the prompt's line names."""
+    letters = dict(zip(PROMPTS, "aeiou" * len(PROMPTS), strict=False))
+    path = tmp_path / "letters.jsonl"
+    path.write_text("".join(json.dumps({"question": p, "letter": letter}) + "\n" for p, letter in letters.items()))
+    match = "+rewards.right={kind: match, column: letter, how: contains}"
+    assert main(["score", *own(world, tmp_path, match, "+palette.quantiles.right=0.6"), f"data.path={path}"]) == 0
+    [folder] = tmp_path.glob("run-*")
+    samples, scores = pd.read_parquet(folder / "samples.parquet"), pd.read_parquet(folder / "scores.parquet")
+    expected = [
+        float(letters[prompt] in text) for prompt, text in zip(samples["prompt"], samples["response"], strict=True)
+    ]
+    assert scores["right"].tolist() == expected
+    assert set(expected) == {0, 1}
 
 
 def test_the_pilot_has_one_row_per_prompt_where_no_score_reads_a_column(world, tmp_path):

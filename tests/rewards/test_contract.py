@@ -42,9 +42,15 @@ def settings(models, serve):
         "diversity": dict,
         "format": lambda: {"schema": {"type": "array"}},
         "function": lambda: {"target": "tests.worlds:vowels"},
-        "judge": lambda: {"path": models["reader"], "question": "Is it kind?", "batch_tokens": 600, "max_tokens": 300},
+        "judge": lambda: {
+            "path": models["reader"],
+            "question": "Is {answer} kind?",
+            "batch_tokens": 600,
+            "max_tokens": 900,
+        },
         "keywords": lambda: {"pattern": "quiet"},
         "length": dict,
+        "match": lambda: {"column": "answer"},
         "perplexity": lambda: {"path": models["perplexity"], "batch_tokens": 600},
         "remote": lambda: {"url": serve({"vowels": VOWELS}) + "/score/vowels", "batch": 4},
         "sentiment": dict,
@@ -52,15 +58,22 @@ def settings(models, serve):
     return lambda kind: {"kind": kind} | rows[kind]()
 
 
+def columns_of(score, texts):
+    """Every column that the score reads, with short texts that differ between rows."""
+    return {name: [text[:30] for text in texts] for name in score.reads([])}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_and_batches_never_change_a_score(kind, settings):
-    scorer = parse({"v": settings(kind)})["v"].load("v")
+    score = parse({"v": settings(kind)})["v"]
+    scorer = score.load("v")
     prompts = [f"Prompt {i}: " for i in range(len(TEXTS))]
-    together = scorer.score(prompts, TEXTS)
+    together = scorer.score(prompts, TEXTS, columns_of(score, TEXTS))
     assert together.dtype == np.float64
     assert np.isfinite(together).all()
     for order in ([5, 3, 1, 0, 2, 4], [0], [5]):
-        separately = scorer.score([prompts[i] for i in order], [TEXTS[i] for i in order])
+        some = [TEXTS[i] for i in order]
+        separately = scorer.score([prompts[i] for i in order], some, columns_of(score, some))
         np.testing.assert_allclose(separately, together[order], atol=1e-5)
 
 
@@ -70,7 +83,7 @@ def test_500_hostile_texts_get_finite_scores_within_the_bounds(kind, settings):
     texts = ["".join(rng.choice(PIECES, size=rng.integers(0, 6))) for _ in range(498)]
     texts += ["x" * 100_000, "y z " * 25_000]
     score = parse({"v": settings(kind)})["v"]
-    scores = score.load("v").score(texts[::-1], texts)
+    scores = score.load("v").score(texts[::-1], texts, columns_of(score, texts))
     low, high = score.bounds
     assert np.isfinite(scores).all()
     assert low - 1e-9 <= scores.min() <= scores.max() <= high + 1e-9

@@ -17,6 +17,22 @@ def test_the_matrix_has_one_row_per_response_and_one_column_per_value(models):
     assert matrix.prompt_ids.tolist() == [7, 7, 9]
 
 
+def is_answer(prompts, completions, answer):
+    return [float(text == right) for text, right in zip(completions, answer, strict=True)]
+
+
+def test_every_score_reads_its_own_columns_in_parts(serve, tmp_path):
+    """The remote score is requested and stored for 2 responses at a time."""
+    function = {"kind": "function", "target": f"{__name__}:is_answer"}
+    remote = {"kind": "remote", "url": serve({"right": function}) + "/score/right", "batch": 2, "columns": ["answer"]}
+    level = {"kind": "match", "column": "level"}
+    scores = parse({"function": function, "remote": remote, "level": level, "vowels": VOWELS})
+    columns = {"answer": ["a", "b", "x", "d", "x"], "level": ["x", "b", "x", "x", "e"]}
+    folders = {name: tmp_path / name for name in scores}
+    matrix = score_texts(scores, ["p"] * 5, list("abcde"), [0] * 5, folders=folders, columns=columns)
+    assert matrix.scores[:, :3].T.tolist() == [[1, 1, 0, 1, 0], [1, 1, 0, 1, 0], [0, 1, 0, 0, 1]]
+
+
 def test_a_score_that_is_not_finite_names_its_value_and_response():
     broken = parse({"bad": {"kind": "function", "target": "tests.worlds:broken"}})
     with pytest.raises(UserError, match="'bad' is nan for response 2"):
