@@ -98,6 +98,11 @@ class Score(ABC):
         """Why the score cannot use its columns of one row of the data; empty where it can."""
         return ""
 
+    @property
+    def stored_rows(self) -> int:
+        """Responses whose scores are stored at a time, so that interrupted scoring continues after them."""
+        return 1024
+
     def files(self) -> list[str]:
         """Paths that the scores depend on besides the settings: when they change, texts are scored again."""
         return []

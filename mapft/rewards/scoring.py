@@ -11,12 +11,9 @@ import numpy as np
 
 from mapft.palette import ScoreMatrix
 from mapft.rewards import Score
-from mapft.rewards.remote import RemoteScore
 from mapft.rewards.score import NO_COLUMNS, Columns, own_columns, slice_columns
 from mapft.utils.errors import UserError
 from mapft.utils.files import locked, read_array, remove_leftovers, write_array
-
-CHUNK_ROWS = 1024  # responses between two writes
 
 
 def score_texts(
@@ -58,9 +55,8 @@ def _scores_of(
     if complete and complete.exists():
         return read_array(complete)
     scorer, parts, chunks = None, [], []
-    size = score.batch if isinstance(score, RemoteScore) else CHUNK_ROWS  # remote scores are stored after each request
-    for start in range(0, len(responses), size):
-        end = min(start + size, len(responses))
+    for start in range(0, len(responses), score.stored_rows):
+        end = min(start + score.stored_rows, len(responses))
         rows = slice(start, end)
         chunk = folder / f"{start}-{end}.npy" if folder else None
         if chunk and chunk.exists():
