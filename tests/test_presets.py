@@ -134,6 +134,7 @@ def test_every_reward_preset_composes(capfd):
         "judge": ["rewards.judge.path=x", "rewards.judge.question=x"],
         "match": ["rewards.match.column=x"],
         "remote": ["rewards.remote.url=http://x"],
+        "remote_judge": [f"rewards.remote_judge.{name}=http://x" for name in ("url", "model", "question")],
     }
     given = [word for name in names for word in required.get(name, [])]
     assert main(["run", f"rewards=[{','.join(names)}]", *given, "--cfg", "job", "--resolve"]) == 0

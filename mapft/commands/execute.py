@@ -4,6 +4,8 @@ import dataclasses
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +14,7 @@ from mapft.config import Config
 from mapft.pipeline import run_stages
 from mapft.pipeline.artifacts import read_evaluation
 from mapft.pipeline.run import Run
+from mapft.rewards import usage
 from mapft.utils.errors import UserError
 
 UNTRUSTED = {
@@ -29,7 +32,7 @@ def execute(config: Config, command: RunCommand, command_line: str, as_json: boo
     if command.one_process and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("This command works in one process; start it without accelerate or `mapft launch`.")
     run = Run(config, command_line, quiet=as_json)
-    with run.lock():
+    with run.lock(), _usage_printed(run):
         run.console.print(f"Run folder: {run.folder.path}", soft_wrap=True)
         warn_untrusted_code(run)
         if config.model.adapter:
@@ -67,6 +70,16 @@ def warn_untrusted_code(run: Run) -> None:
             if settings.get(name):
                 warning = f"{group}.{name}=true: {what.format(settings.get('path'))} can run on this machine."
                 run.console.print(warning, soft_wrap=True)
+
+
+@contextmanager
+def _usage_printed(run: Run) -> Iterator[None]:
+    """Afterwards, also after an error, print what requests to judges on other machines have used."""
+    try:
+        yield
+    finally:
+        for sentence in usage.take_sentences():
+            run.console.print(sentence, soft_wrap=True)
 
 
 def _quiet_libraries() -> None:

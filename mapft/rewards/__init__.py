@@ -21,6 +21,7 @@ from mapft.rewards.length import LengthScore
 from mapft.rewards.match import MatchScore
 from mapft.rewards.perplexity import PerplexityScore
 from mapft.rewards.remote import RemoteScore
+from mapft.rewards.remote_judge import RemoteJudgeScore
 from mapft.rewards.score import Score, Scorer
 from mapft.rewards.sentiment import SentimentScore
 from mapft.utils.errors import UserError
@@ -39,6 +40,7 @@ KINDS: dict[str, type[Score]] = {
     "match": MatchScore,
     "perplexity": PerplexityScore,
     "remote": RemoteScore,
+    "remote_judge": RemoteJudgeScore,
     "sentiment": SentimentScore,
 }
 TYPE_NAMES = {

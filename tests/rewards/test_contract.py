@@ -34,7 +34,7 @@ PIECES = [
 
 
 @pytest.fixture
-def settings(models, serve):
+def settings(models, serve, chat):
     """settings(kind) -> a reward of that kind."""
     rows = {
         "classifier": lambda: {"path": models["judge"], "label": 1, "batch_tokens": 600},
@@ -53,6 +53,7 @@ def settings(models, serve):
         "match": lambda: {"column": "answer"},
         "perplexity": lambda: {"path": models["perplexity"], "batch_tokens": 600},
         "remote": lambda: {"url": serve({"vowels": VOWELS}) + "/score/vowels", "batch": 4},
+        "remote_judge": lambda: {"url": chat(models["words"]).url, "model": "words", "question": "Is {answer} kind?"},
         "sentiment": dict,
     }
     return lambda kind: {"kind": kind} | rows[kind]()

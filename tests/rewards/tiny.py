@@ -80,6 +80,21 @@ def judge(folder: Path, name: str, chat_template: str | None = CHAT, positions: 
     return str(folder / name)
 
 
+def word_judge(folder: Path, name: str) -> str:
+    """A Llama with 12 words, so that the 20 most likely tokens are all."""
+    words = ["<unk>", "Yes", "No", "why", "so", "kind", "quiet", "the", "garden", "is", "<|end|>", "Answer"]
+    raw = Tokenizer(WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    raw.pre_tokenizer = WhitespaceSplit()
+    tokens = PreTrainedTokenizerFast(tokenizer_object=raw, unk_token="<unk>", eos_token="<|end|>")
+    tokens.chat_template = "{% for message in messages %}{{ message.content }} <|end|> {% endfor %}"
+    torch.manual_seed(0)
+    shape = SHAPE | {"intermediate_size": 64, "num_key_value_heads": 2, "max_position_embeddings": 512}
+    config = LlamaConfig(**shape, vocab_size=len(words), initializer_range=0.5, eos_token_id=10)
+    AutoModelForCausalLM.from_config(config).eval().save_pretrained(folder / name)
+    tokens.save_pretrained(folder / name)
+    return str(folder / name)
+
+
 def paired_bert(folder: Path) -> str:
     """A BERT regression head and a tokenizer that marks the second segment, as a cross-encoder has them."""
     words = Tokenizer(WordLevel({"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "why": 3, "yes": 4, "no": 5, "[UNK]": 6}, "[UNK]"))
