@@ -12,6 +12,7 @@ from mapft.utils.errors import UserError
 from mapft.utils.oom import OomRetry
 from mapft.utils.text import response_texts
 
+RESPONSE_TEXTS = "response_texts"  # the argument of reward functions that has the text of each response
 Texts = dict[str, list[Any]]  # prompts, completions, completion_ids: what reward functions receive
 
 
@@ -53,8 +54,8 @@ class TokenGenerator:
 def generate_batch(trainer: TRLSeam, rows: list[dict[str, Any]]) -> tuple[Batch, Texts]:
     """One response of the current policy to every row's prompt.
 
-    The batch has the key old_logp where log-probabilities were recorded. Columns that a rollout_func returns are
-    added to the rows, for the reward functions.
+    The batch has the key old_logp where log-probabilities were recorded. The text of the response, and columns that a
+    rollout_func returns, are added to the rows, for the reward functions.
     """
     prompts = [row["prompt"] for row in rows]
     responses = trainer.responses(prompts)
@@ -68,6 +69,8 @@ def generate_batch(trainer: TRLSeam, rows: list[dict[str, Any]]) -> tuple[Batch,
     if responses.log_probs is not None and trainer.rollout_func is None:  # a rollout_func may use another sampler
         batch["old_logp"] = padded(responses.log_probs, "right", 0.0, device)
     texts = response_texts(tokenizer, responses.prompt_ids, responses.completion_ids)
+    for row, text in zip(rows, texts, strict=True):
+        row[RESPONSE_TEXTS] = text
     completions = [_with_text(*pair) for pair in zip(responses.completions, texts, strict=True)]
     return batch, {"prompts": prompts, "completions": completions, "completion_ids": responses.completion_ids}
 

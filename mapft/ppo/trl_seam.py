@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Sampler
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled as is_zero3_enabled
 from transformers.trainer import SCHEDULER_NAME as SCHEDULER_FILE
-from trl import GRPOTrainer
+from trl import DPOTrainer, GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing as without_gradient_checkpointing
 from trl.trainer.utils import add_fused_lm_head, is_async_callable, pad, use_adapter
 from trl.trainer.utils import get_callable_name as function_name
@@ -30,6 +30,7 @@ __all__ = [
     "Generate",
     "Responses",
     "TRLSeam",
+    "TokenDPOTrainer",
     "add_fused_lm_head",
     "begin_deepspeed_state",
     "deepspeed_state",
@@ -258,6 +259,13 @@ def without_deepspeed_loading() -> Iterator[None]:
         yield
     finally:
         transformers.trainer.deepspeed_load_checkpoint = load
+
+
+class TokenDPOTrainer(DPOTrainer):
+    """DPO on a dataset of token ids (prompt_ids, chosen_ids, rejected_ids), which TRL computes from texts otherwise."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
 
 
 def is_deepspeed(optimizer: Any) -> bool:

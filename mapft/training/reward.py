@@ -53,12 +53,13 @@ class PaletteReward:
         log_extra: Callable[[str, list[float]], None] = lambda name, column: None,
         trainer_state: Any = None,
         log_ratio: Sequence[float] = (),
+        response_texts: Sequence[str] = (),
         columns: Sequence[str] = (),
         **_: Any,
     ) -> list[float]:
         """One reward per completion."""
         texts = [text_of(prompt) for prompt in prompts]
-        responses = [text_of(completion) for completion in completions]
+        responses = list(response_texts) or [text_of(completion) for completion in completions]
         rows = [json.loads(row) for row in columns]
         by_name = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
         scores = {name: self.models.score(name, texts, responses, by_name) for name in self.lam}

@@ -15,7 +15,7 @@ def text_of(prompt: str | Sequence[Mapping[str, str]]) -> str:
 
 
 def response_texts(tokenizer: Any, prompt_ids: Sequence[list[int]], response_ids: Sequence[Any]) -> list[str]:
-    """The text of each response as scores read it: as it continues its prompt, without special tokens.
+    """The text of each response as scores read it, in every stage: as it continues its prompt, without special tokens.
 
     Some tokenizers (Llama's) strip the leading space of a text. Each response is therefore decoded together with the
     last token of its prompt, and the text of that token is removed.

@@ -13,7 +13,7 @@ import transformers.trainer
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
-from trl import GRPOTrainer
+from trl import DPOConfig, GRPOTrainer
 
 from mapft.ppo import PPOConfig, PPOTrainer, trl_seam
 from mapft.ppo.policy import causal_model
@@ -276,6 +276,23 @@ def test_a_loaded_model_has_a_path_and_one_in_memory_has_none(tmp_path):
     assert not trl_seam.model_path(model)
     model.save_pretrained(tmp_path)
     assert trl_seam.model_path(type(model).from_pretrained(tmp_path)) == str(tmp_path)
+
+
+def test_dpo_on_token_ids_trains_on_these(tmp_path):
+    """The batch has the ids as they are, padded."""
+    args = DPOConfig(output_dir=str(tmp_path), max_length=None, max_steps=1, **QUIET_CPU)
+    rows = [{"prompt_ids": [7, 2], "chosen_ids": [3, 0, 4], "rejected_ids": [5]}] * 2
+    trainer = trl_seam.TokenDPOTrainer(
+        tabular.model(),
+        args=args,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tabular.tokenizer(),
+        peft_config=lora(),
+    )
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"].tolist() == [[7, 2, 3, 0, 4]] * 2 + [[7, 2, 5, 0, 0]] * 2
+    assert batch["completion_mask"].tolist() == [[0, 0, 1, 1, 1]] * 2 + [[0, 0, 1, 0, 0]] * 2
+    assert trainer.train().global_step == 1
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.decoders import Fuse, Replace, Sequence, Strip
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast
@@ -31,3 +31,10 @@ def test_responses_keep_their_leading_space():
     assert tokenizer.decode([3, 1]) == "Yes so"
     prompts, responses = [[0, 1, 2], [0], [], [0, 4]], [[3, 1, 4], [2], [3], torch.tensor([3])]
     assert response_texts(tokenizer, prompts, responses) == [" Yes so", "?", "Yes", "Yes"]
+
+
+def test_only_special_tokens_are_left_out():
+    words = Tokenizer(WordLevel({"why": 0, "yes": 1, "<end>": 2, "<think>": 3}, "why"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>")
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    assert response_texts(tokenizer, [[0], [2]], [[3, 2, 1, 2], [3, 1]]) == [" <think> yes", "<think> yes"]

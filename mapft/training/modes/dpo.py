@@ -3,7 +3,7 @@
 Legend: N pilot samples.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ import pandas as pd
 from mapft.config import ModeConfig, Residency
 from mapft.config.fields import setting
 from mapft.palette import ScoreMatrix
-from mapft.sampling.prompts import Prompt
 from mapft.utils.errors import UserError
 from mapft.utils.files import read_table
 from mapft.utils.seeds import derive_seed
@@ -24,7 +23,11 @@ COMPLETE = "complete"  # a file in a checkpoint whose other files are all writte
 
 @dataclass(kw_only=True)
 class DPO(ModeConfig):
-    """DPO on trainer.total_episodes / 2 pairs of pilot samples; the sample with the higher lam.r is preferred."""
+    """DPO on trainer.total_episodes / 2 pairs of pilot samples; the sample with the higher lam.r is preferred.
+
+    It trains on the tokens that were sampled: as texts they would lose special tokens, and get an EOS that was not
+    sampled where they are longer than sampling.max_new_tokens.
+    """
 
     beta: float = setting(0.1, "DPO's beta.", above=0)
     learning_rate: float | None = setting(None, "Learning rate of DPO.", above=0, null="use trainer.learning_rate")
@@ -47,9 +50,10 @@ class DPO(ModeConfig):
 def _train(mode: DPO, inputs: Any) -> None:
     import torch
     from transformers import ProgressCallback, TrainerCallback
-    from trl import DPOConfig, DPOTrainer
+    from trl import DPOConfig
 
     from mapft.ppo.checkpoint import newest_complete
+    from mapft.ppo.trl_seam import TokenDPOTrainer
     from mapft.sampling.models import load_policy
     from mapft.tracking.lines import JsonLines, LevelBar
     from mapft.training.fit import lora_config, save_adapter
@@ -90,17 +94,10 @@ def _train(mode: DPO, inputs: Any) -> None:
         report_to=[],
     )
     pairs = trainer.total_episodes // 2
-    dpo = DPOTrainer(
+    dpo = TokenDPOTrainer(
         policy,
         args=args,
-        train_dataset=preferences(
-            [row.prompt for row in inputs.prompts.pilot],
-            read_table(folder.samples),
-            inputs.matrix,
-            inputs.solution.lam,
-            pairs,
-            config.seed,
-        ),
+        train_dataset=preferences(read_table(folder.samples), inputs.matrix, inputs.solution.lam, pairs, config.seed),
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
         callbacks=[JsonLines(folder.logs, {}), MarkComplete()],
@@ -111,42 +108,33 @@ def _train(mode: DPO, inputs: Any) -> None:
     save_adapter(dpo, folder.adapter)
 
 
-def preferences(
-    pilot: list[Prompt], samples: pd.DataFrame, matrix: ScoreMatrix, lam: Mapping[str, float], pairs: int, seed: int
-) -> Any:
-    """A dataset of `pairs` rows (prompt, chosen, rejected): two samples of one random prompt whose lam.r differ.
+def preferences(samples: pd.DataFrame, matrix: ScoreMatrix, lam: Mapping[str, float], pairs: int, seed: int) -> Any:
+    """A dataset of `pairs` rows (prompt_ids, chosen_ids, rejected_ids): two samples of a prompt whose lam.r differ.
 
-    Only samples that ended with EOS are used if any prompt has two of them, because TRL appends EOS to every response.
-    Raises UserError if no prompt has two samples with different lam.r.
+    The prompts are random. Raises UserError if no prompt has two samples with different lam.r.
     """
     from datasets import Dataset
 
     tilt_N = matrix.scores @ [lam[name] for name in matrix.values]
     rng = np.random.default_rng(derive_seed(seed, "preferences"))
-    ended_N = samples["finished"].to_numpy(bool)
     by_prompt = [np.asarray(rows) for rows in samples.groupby("prompt_id").indices.values()]
-    groups = _distinct((rows[ended_N[rows]] for rows in by_prompt), tilt_N) or _distinct(by_prompt, tilt_N)
+    groups = [rows for rows in by_prompt if np.ptp(tilt_N[rows]) > 0]
     if not groups:
         raise UserError(
             "No pilot prompt has two samples with different lam.r, so there are no preferences; raise "
             "sampling.samples_per_prompt or choose another palette."
         )
-    prompts, responses = [pilot[number] for number in samples["prompt_id"]], samples["response"].tolist()
+    prompts, responses = samples["prompt_token_ids"].tolist(), samples["response_token_ids"].tolist()
     rows: list[dict[str, Any]] = []
     while len(rows) < pairs:
         first, second = rng.choice(groups[rng.integers(len(groups))], 2, replace=False)
         if tilt_N[first] != tilt_N[second]:
             better, worse = (first, second) if tilt_N[first] > tilt_N[second] else (second, first)
-            rows.append({"prompt": prompts[better], "chosen": responses[better], "rejected": responses[worse]})
-    if isinstance(pilot[0], list):
-        rows = [row | {key: _message(row[key]) for key in ("chosen", "rejected")} for row in rows]
+            rows.append(
+                {
+                    "prompt_ids": list(prompts[better]),
+                    "chosen_ids": list(responses[better]),
+                    "rejected_ids": list(responses[worse]),
+                }
+            )
     return Dataset.from_list(rows)
-
-
-def _distinct(groups: Iterable[np.ndarray], tilt_N: np.ndarray) -> list[np.ndarray]:
-    """The groups of rows with at least two different lam.r."""
-    return [rows for rows in groups if len(rows) and np.ptp(tilt_N[rows]) > 0]
-
-
-def _message(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]

@@ -1,4 +1,4 @@
-"""Truth: pairs enumerated by hand."""
+"""Truth: pairs enumerated by hand; what a trainer is given."""
 
 import pandas as pd
 import pytest
@@ -7,43 +7,25 @@ from mapft.palette import ScoreMatrix
 from mapft.training.modes.dpo import preferences
 from mapft.utils.errors import UserError
 
-PROMPTS = ["p0", "p1"]
-
 
 @pytest.fixture
 def pilot():
-    """Six samples of two prompts; f, of the second, was truncated: TRL would append an EOS that was not sampled."""
-    samples = pd.DataFrame({"prompt_id": [0, 0, 0, 1, 1, 1], "response": list("abcdef")})
-    samples["finished"] = [True] * 5 + [False]
-    scores = [[1.0, 5.0], [2.0, 0.0], [2.0, 0.0], [3.0, 1.0], [1.0, 9.0], [9.0, 0.0]]
+    """Six samples of two prompts: ids 10 and 20, and 1 to 6."""
+    samples = pd.DataFrame({"prompt_id": [0, 0, 0, 1, 1, 1]})
+    samples["prompt_token_ids"] = [[10]] * 3 + [[10, 20]] * 3
+    samples["response_token_ids"] = [[1], [2, 0], [3], [4], [5], [6]]
+    scores = [[1.0, 5.0], [2.0, 0.0], [2.0, 0.0], [3.0, 1.0], [1.0, 9.0], [1.0, 0.0]]
     return samples, ScoreMatrix(scores, ["a", "b"], [0, 0, 0, 1, 1, 1])
 
 
 def test_preferences_follow_lam_r_within_a_prompt(pilot):
-    samples, matrix = pilot
-    rows = preferences(PROMPTS, samples, matrix, {"a": 1.0, "b": 0.0}, 200, seed=0)
+    rows = preferences(*pilot, {"a": 1.0, "b": 0.0}, 200, seed=0)
     assert len(rows) == 200
-    pairs = {(row["prompt"], row["chosen"], row["rejected"]) for row in rows}
-    assert pairs == {("p0", "b", "a"), ("p0", "c", "a"), ("p1", "d", "e")}
-    again = preferences(PROMPTS, samples, matrix, {"a": 1.0, "b": 0.0}, 200, seed=0)
-    assert again.to_list() == rows.to_list()
-
-
-def test_truncated_samples_are_used_where_no_prompt_has_two_others(pilot):
-    samples, matrix = pilot
-    rows = preferences(PROMPTS, samples.assign(finished=False), matrix, {"a": 1.0, "b": 0.0}, 200, seed=0)
-    assert "f" in set(rows["chosen"])
-
-
-def test_responses_to_messages_are_messages(pilot):
-    samples, matrix = pilot
-    chat = [[{"role": "user", "content": text}] for text in PROMPTS]
-    texts = preferences(PROMPTS, samples, matrix, {"a": 1.0, "b": 0.0}, 4, seed=0)
-    row = preferences(chat, samples, matrix, {"a": 1.0, "b": 0.0}, 4, seed=0)[0]
-    assert row["chosen"] == [{"role": "assistant", "content": texts[0]["chosen"]}]
+    pairs = {(*row["prompt_ids"], 0, *row["chosen_ids"], 0, *row["rejected_ids"]) for row in rows}
+    assert pairs == {(10, 0, 2, 0, 0, 1), (10, 0, 3, 0, 1), (10, 20, 0, 4, 0, 5), (10, 20, 0, 4, 0, 6)}
+    assert preferences(*pilot, {"a": 1.0, "b": 0.0}, 200, seed=0).to_list() == rows.to_list()
 
 
 def test_equal_scores_give_no_preferences(pilot):
-    samples, matrix = pilot
     with pytest.raises(UserError, match="No pilot prompt has two samples with different lam.r"):
-        preferences(PROMPTS, samples, matrix, {"a": 0.0, "b": 0.0}, 4, seed=0)
+        preferences(*pilot, {"a": 0.0, "b": 0.0}, 4, seed=0)
