@@ -4,11 +4,14 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mapft.cli import main
+from mapft.rewards import parse
 from tests import worlds
+from tests.rewards import tiny
 from tests.worlds import PROMPTS, SMALL, entries, own, vowels
 
 ANSWERS = [42, "42", 2.5, True, None, "a", ["a", 1, None], {"b": [2]}, "\u2028é\ud800", 10**20]
@@ -157,6 +160,28 @@ def test_a_right_answer_is_one_line_of_settings(world, tmp_path):
     ]
     assert scores["right"].tolist() == expected
     assert set(expected) == {0, 1}
+
+
+def test_a_judge_asks_about_a_column_and_can_be_sampled_by_rejection(world, tmp_path):
+    """Pilot scores are those of the judge by itself; training and rejection, which needs bounds, run with them."""
+    letters = dict(zip(PROMPTS, "aeiou" * len(PROMPTS), strict=False))
+    path = tmp_path / "letters.jsonl"
+    path.write_text("".join(json.dumps({"question": p, "letter": letter}) + "\n" for p, letter in letters.items()))
+    settings = {"path": tiny.judge(tmp_path, "reader"), "question": "Is {letter} in it?", "clip": 3.0}
+    words = ["+rewards.letter.kind=judge", "+rewards.letter.clip=3.0"]
+    words += [f"+rewards.letter.{name}='{settings[name]}'" for name in ("path", "question")]
+    more = [*SMALL, *words, f"data.path={path}", "~rewards.vowels", "~rewards.judge", "decoding.choose=rejection"]
+    arguments = own(world, tmp_path / "runs", *more, palette="+palette.sd.letter=0.2")
+    assert main(["score", *arguments]) == 0
+    [folder] = (tmp_path / "runs").glob("run-*")
+    samples, scores = pd.read_parquet(folder / "samples.parquet"), pd.read_parquet(folder / "scores.parquet")
+    judge = parse({"letter": settings | {"kind": "judge"}})["letter"].load("letter")
+    columns = {"letter": [letters[prompt] for prompt in samples["prompt"]]}
+    expected = judge.score(samples["prompt"].tolist(), samples["response"].tolist(), columns)
+    np.testing.assert_allclose(scores["letter"], expected, atol=1e-4)
+    assert np.ptp(expected) > 1
+    assert main(["train", *arguments]) == 0
+    assert main(["decode", *arguments]) == 0
 
 
 def test_the_pilot_has_one_row_per_prompt_where_no_score_reads_a_column(world, tmp_path):

@@ -81,6 +81,14 @@ def test_columns_are_fields_of_the_template_and_the_question(plain):
     np.testing.assert_allclose(judge.score(["p", "q"], ["so", "so"], columns), by_hand(plain, texts), atol=1e-4)
 
 
+def test_a_judge_with_a_column_can_be_served(plain, serve):
+    settings = {"kind": "judge", "path": plain, "question": "Is it {answer}?"}
+    here = parse({"v": settings})["v"].load("v").score(PROMPTS, RESPONSES, {"answer": [1, "so", None, "é"]})
+    url = serve({"v": settings}) + "/score/v"
+    there = parse({"v": {"kind": "remote", "url": url, "columns": ["answer"], "batch": 3}})["v"].load("v")
+    np.testing.assert_allclose(there.score(PROMPTS, RESPONSES, {"answer": [1, "so", None, "é"]}), here, atol=1e-6)
+
+
 def test_log_odds_are_clipped_to_the_declared_bounds(plain):
     free = scorer(plain, clip=1000.0).score(PROMPTS, RESPONSES)
     clip = float(np.median(np.abs(free)))
