@@ -83,8 +83,9 @@ def trained(folder, shift: float) -> np.ndarray:
     lam, base = dict(zip("ab", LAM, strict=True)), {"a": 0.3 + shift, "b": -0.2 + shift}
     reward = PaletteReward(models, lam, kl_coef=1.0, base=base)
 
-    def palette(completions, completion_ids, **options):
-        return reward(completions=[" ".join(tabular.WORDS[i] for i in ids) for ids in completion_ids], **options)
+    def palette(completion_ids, response_texts, **options):
+        words = [" ".join(tabular.WORDS[i] for i in ids) for ids in completion_ids]  # with EOS
+        return reward(response_texts=words, **options)
 
     trainer = make_trainer(folder, [palette], total_episodes=1024)
     trainer.train()
