@@ -69,7 +69,9 @@ class World:
         p0 = np.exp(log_p0) / len(tabular.PROMPTS)
         mean = np.einsum("py,pyv->v", p0, scores_PYV())
         sd = np.sqrt(np.einsum("py,pyv->v", p0, (scores_PYV() - mean) ** 2))
-        self.targets, self.sd = dict(zip(lam, levels.tolist(), strict=True)), dict(zip(lam, sd.tolist(), strict=True))
+        self.targets, self.base, self.sd = (
+            dict(zip(lam, numbers.tolist(), strict=True)) for numbers in (levels, mean, sd)
+        )
 
     def cycle(self, run: Path, trainer: dict, refine: dict, **mode) -> Cycle:
         """Of the values in self.targets, whose scores are functions of this module."""
@@ -88,7 +90,7 @@ class World:
             config=config,
             scores=parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.targets}),
             samples=pd.DataFrame({"prompt_id": [], **{name: [] for name in self.targets}}),
-            matrix=SimpleNamespace(sd=self.sd),
+            matrix=SimpleNamespace(base=self.base, sd=self.sd),
             solution=SimpleNamespace(targets=self.targets),
             prompts=PromptSplit(rows, rows, []),
             folder=RunFolder(run),
@@ -152,6 +154,7 @@ def test_a_value_that_no_policy_changes_is_skipped(tmp_path, score, end):
     world = World(tmp_path, {"first": 0.3, "second": 0.0})
     values = [float(number) for number in score(tabular.PROMPTS, ["a"] * 8)]
     world.targets = {"first": -5.0, score.__name__: values[0] if score is flat else max(values)}
+    world.base = {"first": 0.0, score.__name__: float(np.mean(values))}
     world.sd = {"first": 1.0, score.__name__: float(np.std(values))}
     mode = SHORT | {"rounds": 9, "tolerance": 0.5, "smallest_step": 0.0}
     world.cycle(tmp_path / "run", TRAINER | QUIET, {"every": None}, **mode).train()
