@@ -1,5 +1,4 @@
-"""experiment=smollm2 with the pretrained weights, cut short. Truth: the identity of p0 and the policy at step 0, and the
-meaning of a word of the model's own vocabulary."""
+"""experiment=smollm2 with the pretrained weights, cut short. Truth: before the first step the policy is p0."""
 
 import json
 import math
