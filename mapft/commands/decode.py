@@ -33,13 +33,8 @@ def decode(run: Run) -> Path:
     if from_base and (sentence := candidates_warning(solution.kl, settings.candidates)):
         run.console.print(sentence, soft_wrap=True)
     n, per_prompt, total = settings.candidates, settings.samples_per_prompt, len(prompts) * settings.samples_per_prompt
-    path = run.folder.decoded(
-        settings.choose.value,
-        n,
-        fingerprint(
-            identity(settings), solution.lam, prompts, *_adapter_state(settings), *([columns] if columns else [])
-        ),
-    )
+    depends_on = (identity(settings), solution.lam, prompts, columns, *_adapter_state(settings))
+    path = run.folder.decoded(settings.choose.value, n, fingerprint(*depends_on))
     lines = path.read_text("utf-8").splitlines(keepends=True) if path.exists() else []
     lines = [line for line in lines if line.endswith("\n")]  # a kill can leave part of the last line
     if len(lines) < total:

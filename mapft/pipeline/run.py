@@ -181,8 +181,8 @@ class Run:
 
     @property
     def _columns(self) -> dict[str, list[str]]:
-        """The columns that scores read, which decide what rows with the same prompt are."""
-        return {"columns": self.prompts.columns} if self.prompts.columns else {}
+        """The columns that scores read: rows that differ in them alone are different rows."""
+        return {"columns": self.prompts.columns}
 
 
 def _states(paths: list[Any]) -> dict[str, Any]:

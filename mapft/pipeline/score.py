@@ -1,7 +1,6 @@
 """Stage `score`: the base samples under every value -> scores.parquet."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -24,13 +23,19 @@ def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], what
 
     prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
     columns = columns_of([rows[number] for number in samples["prompt_id"]])
-    folders = {}
-    for name, score in run.scores.items():
-        depends_on: dict[str, Any] = {"score": run.score_identities[name], "files": run.score_files[name]}
-        depends_on |= {"prompts": prompts, "responses": responses}
-        if own := own_columns(name, score, columns):
-            depends_on["columns"] = own
-        folders[name] = run.cache.scores(name, depends_on)
+    folders = {
+        name: run.cache.scores(
+            name,
+            {
+                "score": run.score_identities[name],
+                "files": run.score_files[name],
+                "prompts": prompts,
+                "responses": responses,
+                "columns": own_columns(name, score, columns),
+            },
+        )
+        for name, score in run.scores.items()
+    }
     with run.progress() as update:
         matrix = score_texts(
             run.scores,

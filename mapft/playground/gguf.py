@@ -4,10 +4,8 @@ import shutil
 from hashlib import blake2b
 from pathlib import Path
 
-from filelock import FileLock
-
 from mapft.utils.errors import UserError
-from mapft.utils.files import TEMPORARY
+from mapft.utils.files import TEMPORARY, locked
 
 from .cache import cache_folder
 
@@ -15,18 +13,17 @@ from .cache import cache_folder
 def unpacked(file: Path) -> Path:
     """The folder with the float32 weights and the tokenizer of a GGUF file, written on first use.
 
-    Training needs weights that are not quantised, and transformers does not save a model that it read from a GGUF
+    Training needs weights that are not quantized, and transformers does not save a model that it read from a GGUF
     file, so the model is built again from its weights. UserError for a file that transformers cannot read.
     """
     state = file.stat()
     digest = blake2b(f"{file.resolve()} {state.st_size} {state.st_mtime_ns}".encode(), digest_size=6).hexdigest()
     folder = cache_folder() / f"gguf-{file.stem}-{digest}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
+        with locked(folder):
             if not folder.exists():
                 temporary = folder.with_name(f".{folder.name}{TEMPORARY}")
-                shutil.rmtree(temporary, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
                 _unpack(file, temporary)
                 temporary.rename(folder)
     return folder
@@ -43,9 +40,7 @@ def _unpack(file: Path, folder: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         quantized = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    except (
-        Exception
-    ) as error:  # of transformers' reader, whose errors for a file that it does not know are of all kinds
+    except Exception as error:  # transformers' reader raises errors of many types for a file that it does not know
         raise UserError(
             f"{file} cannot be read as a GGUF model ({type(error).__name__}: {error}); give a model of an architecture "
             "that transformers reads from GGUF, or the folder it was converted from."

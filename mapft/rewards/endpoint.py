@@ -29,6 +29,7 @@ class EndpointScore(Score):
     retries: int = setting(5, "Attempts after the first one.", at_least=0, identity=False)
     address: ClassVar[str]  # an example of `url`, for messages
     token_variable: ClassVar[str]  # environment variable with the server's token
+    if_too_long: ClassVar[str]  # what to do about a request or a reply that is too long, for messages
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -90,7 +91,7 @@ class Endpoint:
                 if len(body) > MAX_REPLY_BYTES:
                     raise UserError(
                         f"rewards.{self.name}: the reply of {self.url} is longer than {MAX_REPLY_BYTES} bytes; correct "
-                        "the address, or set a smaller batch."
+                        f"the address, or {self.settings.if_too_long}."
                     )
             if reply.status_code != 200:
                 raise httpx.HTTPStatusError(_error_message(bytes(body)), request=reply.request, response=reply)
@@ -100,7 +101,7 @@ class Endpoint:
         if not isinstance(error, httpx.HTTPStatusError) or _is_temporary(error):
             return "start the server again and repeat the command, which continues where it stopped"
         token = f"set {self.settings.token_variable} to the server's token"
-        remedies = {401: token, 403: token, 404: "correct the address", 413: "set a smaller batch"}
+        remedies = {401: token, 403: token, 404: "correct the address", 413: self.settings.if_too_long}
         return remedies.get(error.response.status_code, "correct what the server reports")
 
 

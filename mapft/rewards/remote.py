@@ -33,6 +33,7 @@ class RemoteScore(DeclaredScore, EndpointScore):
     batch: int = setting(64, "Responses per request.", at_least=1, identity=False)
     address: ClassVar[str] = "http://host:port/score/NAME"
     token_variable: ClassVar[str] = TOKEN_VARIABLE
+    if_too_long: ClassVar[str] = "set a smaller batch"
 
     @property
     def stored_rows(self) -> int:

@@ -78,6 +78,7 @@ class RemoteJudgeScore(QuestionScore, EndpointScore):
     reply_price: float = setting(0.0, "Price of a million tokens of a reply.", at_least=0, identity=False)
     address: ClassVar[str] = "http://host:port/v1"
     token_variable: ClassVar[str] = TOKEN_VARIABLE
+    if_too_long: ClassVar[str] = "shorten the template and the texts in it"
 
     @property
     def stored_rows(self) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import itemgetter
 
 from mapft.config import Config, TooLong
 from mapft.rewards.score import Score
@@ -66,15 +67,15 @@ def split(prompts: list[PromptRow], evaluation_fraction: float) -> tuple[list[Pr
     the first n prompts of a side are a random sample of it. An empty side (few prompts) gets the nearest prompt.
     UserError where all prompts have the same text.
     """
-    ordered = sorted(prompts, key=_hash)
-    distinct = sorted({_hash(row) for row in ordered})
+    hashed = sorted(((_hash(row), row) for row in prompts), key=itemgetter(0))
+    distinct = sorted({number for number, _ in hashed})
     if len(distinct) < 2:
         raise UserError(
-            f"All prompts have the text {text_of(ordered[0].prompt)[:60]!r}, so none can be held out; give others too."
+            f"All prompts have the text {text_of(prompts[0].prompt)[:60]!r}, so none can be held out; give others too."
         )
     held_out = min(max(sum(number < evaluation_fraction for number in distinct), 1), len(distinct) - 1)
     first = distinct[held_out]  # of training
-    return [row for row in ordered if _hash(row) >= first], [row for row in ordered if _hash(row) < first]
+    return [row for number, row in hashed if number >= first], [row for number, row in hashed if number < first]
 
 
 def _hash(row: PromptRow) -> float:

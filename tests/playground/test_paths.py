@@ -46,7 +46,7 @@ def test_a_file_that_is_no_gguf_model(tmp_path, monkeypatch):
     (tmp_path / "x.gguf").write_bytes(b"GGUF and nothing else" * 100)
     with pytest.raises(UserError, match=r"x\.gguf cannot be read as a GGUF model"):
         existing_or_hub(str(tmp_path / "x.gguf"), "model.path")
-    assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+    assert not list((tmp_path / "cache").glob("*gguf*"))
 
 
 @smollm2
@@ -66,10 +66,8 @@ def test_a_gguf_model_becomes_an_ordinary_folder_once(tmp_path, monkeypatch):
         assert torch.equal(policy(**chat).logits, expected(**chat).logits)
         answer = policy.generate(**chat, max_new_tokens=20, do_sample=False)[0, chat["input_ids"].size(1) :]
     assert tokenizer.decode(answer) == "The capital of France is Paris.<|im_end|>"
-    assert policy.generation_config.eos_token_id == [tokenizer.eos_token_id] or (
-        policy.generation_config.eos_token_id == tokenizer.eos_token_id
-    )
+    assert policy.generation_config.eos_token_id == [tokenizer.eos_token_id]
     written = file_state(str(folder))
     load_policy(ModelConfig(path=SMOLLM2))
     assert file_state(str(folder)) == written
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == [folder.name]
+    assert list(tmp_path.glob("*gguf*")) == [folder]
