@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from hashlib import blake2b
 from pathlib import Path
@@ -126,7 +127,8 @@ def torn(output: Path) -> list[str]:
         if path.is_dir() or any(part.startswith(".") for part in path.relative_to(output).parts):
             continue
         if "checkpoints" in path.parts:  # a checkpoint is whole when its last file is there
-            whole = newest_complete(next(p for p in path.parents if p.name == "checkpoints"))
+            with warnings.catch_warnings(category=UserWarning, action="ignore"):  # that a newer one is incomplete
+                whole = newest_complete(next(p for p in path.parents if p.name == "checkpoints"))
             if whole is None or Path(whole) not in path.parents:
                 continue
         try:
