@@ -49,7 +49,8 @@ class Run:
         self.console = make_console(quiet=quiet or not self.is_main)
         self.scores: dict[str, Score] = parse(config.rewards)
         self.score_identities = {name: score_identity(score) for name, score in self.scores.items()}
-        self.base_files = _states([config.model.path, config.model.adapter, config.data.path])
+        self.base_files = _states([config.model.path, config.model.adapter])
+        self.base_files |= {config.data.path: file_state(config.data.path, deep=True)}
         self.score_files = {name: _states(score.files()) for name, score in self.scores.items()}
         self.identity: dict[str, Any] = {group: identity(getattr(config, group)) for group in RESULT_GROUPS}
         self.identity |= {"rewards": self.score_identities, "seed": config.seed}

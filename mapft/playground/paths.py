@@ -37,11 +37,21 @@ def existing_or_hub(path: str, option: str) -> str:
     return resolved
 
 
-def file_state(path: str) -> list[list[str | int]]:
-    """[name, size, modification time] of the files of a local path; empty for a Hub id (its revision identifies it)."""
+def file_state(path: str, *, deep: bool = False) -> list[list[str | int]]:
+    """[name, size, modification time] of the files of a local path; empty for a Hub id (its revision identifies it).
+
+    deep: those of sub-folders too, which a dataset is read from, without hidden ones.
+    """
     local = Path(resolve(path)).expanduser()
-    files = sorted(local.iterdir()) if local.is_dir() else [local] if local.is_file() else []
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files if f.is_file() and f.name != "README.md"]
+    files = {file.relative_to(local): file for file in sorted(local.rglob("*") if deep else local.glob("*"))}
+    if local.is_file():
+        files = {Path(local.name): local}
+    hidden = {name for name in files if len(name.parts) > 1 and any(part.startswith(".") for part in name.parts)}
+    return [
+        [str(name), file.stat().st_size, file.stat().st_mtime_ns]
+        for name, file in files.items()
+        if file.is_file() and name.name != "README.md" and name not in hidden
+    ]
 
 
 def _in_package(path: str) -> Path:

@@ -26,6 +26,20 @@ def test_a_file_of_a_package():
     assert file_state(path) == file_state(numpy.__file__) != []
 
 
+def test_a_file_in_a_sub_folder_of_a_dataset_changes_its_state(tmp_path):
+    """What datasets reads: all files below the folder, but no hidden ones; a model is the files of its folder alone."""
+    names = ["train.jsonl", "data/train/a.jsonl", "data/train/b.jsonl"]
+    for name in [*names, ".git/index", "data/.cache/x", "README.md"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    before = file_state(str(tmp_path), deep=True)
+    assert sorted(name for name, *_ in before) == sorted(names)
+    assert file_state(str(tmp_path)) == [state for state in before if state[0] == "train.jsonl"]
+    (tmp_path / "data/train/b.jsonl").write_text("other text")
+    after = file_state(str(tmp_path), deep=True)
+    assert [state[0] for state in after if state not in before] == ["data/train/b.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("path", "sentence"),
     [
