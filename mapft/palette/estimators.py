@@ -5,6 +5,8 @@
     centered     lam.E z + log sum_n w_n exp(lam.d_n),    d_xk = (z_xk - mean_k z_xk) * sqrt(K_x / (K_x - 1))
 
 with w_n = 1/N and pi_x = K_x/N, the weight of prompt x in the data; where every prompt has K samples, pi_x = 1/P.
+`pooled` also re-weights prompts, which a policy cannot. Where every prompt has two samples or more, a value that never
+differs within a prompt is constant for all three; with one sample that cannot be known.
 Source: mapft/palette/README.md, "Three estimators", with their measured errors. `pooled` is equation 7 of the paper.
 
 Legend: N rows, P prompts, V values, K_x samples of prompt x.
@@ -78,6 +80,10 @@ def partition_of(matrix: ScoreMatrix, estimator: Estimator) -> tuple[Partition, 
     means_VP = np.broadcast_to(0.0, (values, prompts))
     if estimator == "centered":
         means_VP = _centre(points_VN, groups)
+    elif groups.sizes.min() > 1:
+        centred_VN = points_VN.copy()
+        _centre(centred_VN, groups)
+        points_VN[~centred_VN.any(axis=1)] = 0.0
     return Mixture(points_VN, np.full(rows, -np.log(rows)), means_VP, np.zeros(values), groups), frame
 
 

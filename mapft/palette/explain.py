@@ -28,7 +28,7 @@ class Table(TypedDict):
 
 def explain(matrix: ScoreMatrix, solution: DualSolution, uncertainty: Uncertainty | None = None) -> str:
     """What the solution means, what each value costs, how precise it is and what to do, one sentence per line."""
-    lines = [solution.status.sentence]
+    lines = [solution.sentence]
     if solution.status is not Status.optimal:
         return "\n".join([*lines, infeasibility_sentence(matrix, solution)])
     analysis = analyse(matrix, solution)

@@ -161,4 +161,5 @@ class Problem:
             kkt_residual=math.nan,
             estimator=self.estimator,
             targets=dict(targets),
+            single_samples=int((self.matrix.groups.sizes == 1).sum()),
         )

@@ -46,7 +46,7 @@ class DualSolution:
     """Solution of the MAP dual for one palette; every dict is keyed by value name.
 
     lam: multipliers, nats per raw unit, >= 0; exactly 0 for a free value or a slack target.
-    status: `status.sentence` explains it. Unless it is optimal there is no policy, and lam, predicted, kl, ess,
+    status: `sentence` explains it. Unless it is optimal there is no policy, and lam, predicted, kl, ess,
     duality_gap and kkt_residual are nan.
     margin: t*, the largest t for which all targets plus t sd are feasible; inf when only constant values are named.
     certificate: q >= 0 that proves infeasibility (`certificate.verify(matrix)`), else None.
@@ -54,6 +54,7 @@ class DualSolution:
     kl: E_x KL(p_lam || p0) in nats. ess: effective sample size 1 / sum_n w_n^2, in rows.
     duality_gap: |lam.(predicted - c)| in nats. kkt_residual: max_i |min(lam_i, predicted_i - c_i)| in sd units.
     estimator: of E_x log Z. targets: the palette c. steps: Newton steps.
+    single_samples: prompts with one sample, which do not show what a policy can change (`sentence`).
     Source: mapft/palette/README.md, "What is reported".
     """
 
@@ -69,18 +70,36 @@ class DualSolution:
     estimator: Estimator
     targets: dict[str, float]
     steps: int = 0
+    single_samples: int = 0
+
+    @property
+    def sentence(self) -> str:
+        """The status as a sentence, and what the samples do not show."""
+        return " ".join(filter(None, (self.status.sentence, self.caution)))
+
+    @property
+    def caution(self) -> str:
+        """Why a palette that counts as feasible may be infeasible; empty where every prompt has two samples or more."""
+        if self.status is not Status.optimal or not self.single_samples:
+            return ""
+        return (
+            f"Caution: {self.single_samples} prompts have one sample, which does not show whether the scores differ "
+            "between responses to the same prompt; where they do not, no policy changes them and the palette is "
+            "infeasible. Two samples per prompt (sampling.samples_per_prompt=2) decide it."
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON: nan becomes None and an infinite number a string, which every JSON reader accepts."""
         return {
             "status": self.status.value,
-            "sentence": self.status.sentence,
+            "sentence": self.sentence,
             "estimator": self.estimator,
             "targets": _encoded(self.targets),
             "lam": _encoded(self.lam),
             "predicted": _encoded(self.predicted),
             **_encoded({name: getattr(self, name) for name in _NUMBERS}),
             "steps": self.steps,
+            "single_samples": self.single_samples,
             "certificate": None if self.certificate is None else _encoded(self.certificate),
         }
 
@@ -97,6 +116,7 @@ class DualSolution:
             estimator=estimator,
             targets=targets,
             steps=plain["steps"],
+            single_samples=plain["single_samples"],
             **_decoded({name: plain[name] for name in _NUMBERS}),
         )
 

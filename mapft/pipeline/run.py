@@ -135,6 +135,10 @@ class Run:
         while not self.is_main and not path.exists():
             time.sleep(POLL_SECONDS)
 
+    def tell(self, sentence: str) -> None:
+        """Print a sentence; on the main process only, as all of the console."""
+        self.console.print(sentence, soft_wrap=True)
+
     def progress(self) -> AbstractContextManager[Update]:
         """A context manager whose target is called with (task, done, total)."""
         return progress(self.console)

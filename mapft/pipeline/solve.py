@@ -38,6 +38,8 @@ def _solved(run: Run) -> SolutionRecord:
         if dual.if_infeasible is OnInfeasible.stop:
             raise UserError(_infeasible(solution, palette, nearest.new))
         solution = nearest.solution
+    if solution.caution:
+        run.tell(solution.caution)
     return SolutionRecord(matrix.base, matrix.sd, dict(palette.targets), adjusted, solution)
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from mapft.palette import ESTIMATORS, Certificate, Palette, ScoreMatrix, Status, solve_dual
+from mapft.palette import ESTIMATORS, Certificate, DualSolution, Palette, ScoreMatrix, Status, explain, solve_dual
 from tests.palette import oracles
 
 
@@ -94,13 +94,32 @@ def test_constant_values(estimator, level):
     assert dict(blocked.certificate) == {"a": 0.0, "b": 1.0}
 
 
-def test_a_value_that_is_constant_within_prompts_cannot_be_raised_with_the_centered_estimator():
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_a_value_that_is_constant_within_prompts_cannot_be_raised(estimator):
+    """No policy changes a score of the prompt alone, whatever the estimator re-weights."""
     matrix = ScoreMatrix([[0.0, 1.0], [0.0, 0.0], [1.0, 1.0], [1.0, 0.0]], ["prompt", "response"], [0, 0, 1, 1])
-    solution = solve_dual(matrix, Palette({"prompt": 0.6}), estimator="centered")
+    solution = solve_dual(matrix, Palette({"prompt": 0.6}), estimator=estimator)
     assert solution.status is Status.infeasible
     assert solution.certificate.verify(matrix)
-    assert solve_dual(matrix, Palette({"prompt": 0.5, "response": 0.7}), estimator="centered").status is Status.optimal
-    assert solve_dual(matrix, Palette({"prompt": 0.6}), estimator="pooled").status is Status.optimal
+    feasible = solve_dual(matrix, Palette({"prompt": 0.5, "response": 0.7}), estimator=estimator)
+    assert feasible.status is Status.optimal
+    assert feasible.predicted["prompt"] == 0.5
+    assert not feasible.caution
+
+
+def test_what_one_sample_per_prompt_does_not_show_is_told():
+    """The same scores from two prompts with two samples each decide what four prompts with one sample leave open."""
+    scores_NV, palette = [[0.0], [0.0], [1.0], [1.0]], Palette({"a": 0.6})
+    single = solve_dual(ScoreMatrix(scores_NV, ["a"], [0, 1, 2, 3]), palette, estimator="pooled")
+    assert single.status is Status.optimal
+    assert "Caution: 4 prompts have one sample, which does not show whether the scores differ" in single.sentence
+    assert explain(ScoreMatrix(scores_NV, ["a"], [0, 1, 2, 3]), single).startswith(single.sentence)
+    assert DualSolution.from_dict(single.to_dict()) == single
+    assert (
+        solve_dual(ScoreMatrix(scores_NV, ["a"], [0, 0, 1, 1]), palette, estimator="pooled").status is Status.infeasible
+    )
+    mixed = solve_dual(ScoreMatrix(scores_NV, ["a"], [0, 0, 1, 2]), palette, estimator="pooled")
+    assert mixed.caution.startswith("Caution: 2 prompts have one sample")
 
 
 @pytest.mark.parametrize("values", [1, 2, 16, 64])
