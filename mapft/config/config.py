@@ -1,6 +1,5 @@
 """All settings of a run."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,7 @@ from mapft.config.data import DataConfig
 from mapft.config.decoding import DecodingConfig
 from mapft.config.dual import DualConfig
 from mapft.config.evaluation import EvaluationConfig
-from mapft.config.fields import Settings, require, setting
+from mapft.config.fields import Settings, require_file_name, setting
 from mapft.config.launch import LaunchConfig
 from mapft.config.mode import ModeConfig
 from mapft.config.model import ModelConfig
@@ -56,8 +55,7 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         for option, name in (("name", self.name), ("palette.name", self.palette.name)):
-            fits = re.fullmatch(r"\w[\w.-]{0,99}", name) is not None
-            require(fits, option, name, "up to 100 letters, digits, _, - and dots: it becomes part of a folder's name")
+            require_file_name(option, name)
         targets = {value for numbers in self.palette.kinds().values() for value in numbers}
         if not self.rewards:
             raise UserError("rewards is empty; name at least one value, for example rewards=[playground/humor].")

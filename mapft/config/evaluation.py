@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from mapft.config.decoding import Choose
-from mapft.config.fields import Settings, require, setting, structured
+from mapft.config.fields import Settings, require, require_file_name, setting, structured
 from mapft.utils.errors import UserError
 
 BASE, TUNED = "base", "tuned"  # the policies that are always evaluated
@@ -55,6 +55,7 @@ class EvaluationConfig(Settings):
             for name, settings in self.policies.items()
         }
         for name, policy in self.policies.items():
+            require_file_name("evaluation.policies", name)
             require(policy.adapter != "", f"evaluation.policies.{name}.adapter", "", "a folder or Hub id")
             exact = policy.adapter is None or policy.choose is Choose.sample
             require(exact, f"evaluation.policies.{name}.choose", policy.choose.value, "sample with an adapter")

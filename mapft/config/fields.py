@@ -8,6 +8,7 @@ which settings decide a run's result.
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -15,6 +16,15 @@ from typing import Any, ClassVar
 from mapft.utils.errors import UserError
 
 LARGEST_COUNT = 2**31  # whole numbers stay below it
+
+
+FILE_NAME = re.compile(r"\w[\w.-]{0,99}")
+
+
+def require_file_name(option: str, name: str) -> None:
+    """UserError for a name that cannot be part of a file's name on every system."""
+    fits = FILE_NAME.fullmatch(name) is not None
+    require(fits, option, name, "up to 100 letters, digits, _, - and dots: it becomes part of a file's name")
 
 
 def require(condition: bool, name: str, value: object, need: str) -> None:

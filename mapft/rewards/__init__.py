@@ -22,7 +22,7 @@ from mapft.rewards.match import MatchScore
 from mapft.rewards.perplexity import PerplexityScore
 from mapft.rewards.remote import RemoteScore
 from mapft.rewards.remote_judge import RemoteJudgeScore
-from mapft.rewards.score import Score, Scorer
+from mapft.rewards.score import Score, Scorer, check_names
 from mapft.rewards.sentiment import SentimentScore
 from mapft.utils.errors import UserError
 
@@ -54,7 +54,8 @@ TYPE_NAMES = {
 
 
 def parse(rewards: Mapping[str, Mapping[str, Any]]) -> dict[str, Score]:
-    """{value name: settings} -> {value name: score}. UserError for an unknown, missing or invalid setting."""
+    """{value name: settings} -> {value name: score}. UserError for an invalid name, or setting, or a missing one."""
+    check_names(rewards)
     for name, settings in rewards.items():
         if not isinstance(settings, Mapping):
             raise UserError(

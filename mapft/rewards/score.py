@@ -15,12 +15,18 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mapft.config.fields import check_ranges, require, setting
+from mapft.config.fields import check_ranges, require, require_file_name, setting
 from mapft.utils.errors import UserError
 
 Columns = Mapping[str, Sequence[Any]]
 NO_COLUMNS: Columns = MappingProxyType({})
 OWN_ARGUMENTS = ("prompts", "completions")  # of reward functions, so no column can have these names
+
+
+OWN_COLUMNS = (
+    *("prompt_id", "prompt", "response", "completion", "tokens", "finished", "prompt_token_ids", "response_token_ids"),
+    *("kl", "tilt", "candidates", "accepted", "ess"),
+)  # of tables of responses, which also have a column for each value
 
 
 class Scorer(Protocol):
@@ -134,6 +140,13 @@ class DeclaredScore(Score):
 
     def reads(self, available: Collection[str]) -> list[str]:
         return list(self.columns)
+
+
+def check_names(values: Collection[str]) -> None:
+    """UserError for a value whose column or file would have the name of another one."""
+    for name in values:
+        require_file_name("rewards", name)
+        require(name not in OWN_COLUMNS, "rewards", name, "another name, as tables of responses have a column of this")
 
 
 def columns_read(name: str, score: Score, available: Collection[str]) -> list[str]:

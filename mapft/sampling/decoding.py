@@ -27,7 +27,7 @@ from scipy.special import log_softmax, softmax
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
-from mapft.rewards.score import NO_COLUMNS, Columns
+from mapft.rewards.score import NO_COLUMNS, Columns, check_names
 from mapft.sampling.models import TUNED, clear_generation_defaults
 from mapft.sampling.prompts import Prompt, PromptRow, columns_of
 from mapft.sampling.responses import generate
@@ -57,6 +57,7 @@ class AlignedSampler:
         lam: Mapping[str, float],
         sampling: SamplingConfig | None = None,
     ):
+        check_names(rewards)
         unknown = [name for name in lam if name not in rewards]
         invalid = [f"{name}={number}" for name, number in lam.items() if not 0 <= number < math.inf]
         if unknown:
