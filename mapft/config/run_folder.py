@@ -31,6 +31,11 @@ class RunFolder:
     # ------------------------------------------------------------------ sample, score, solve
 
     @property
+    def prompts(self) -> Path:
+        """Training and held-out prompts as every stage uses them: held_out, prompt, token_ids, columns."""
+        return self.path / "prompts.parquet"
+
+    @property
     def samples(self) -> Path:
         """Base samples of the pilot prompts: prompt_id, prompt, response, tokens, finished."""
         return self.path / "samples.parquet"

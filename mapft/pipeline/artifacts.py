@@ -9,9 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from mapft.config import Config
 from mapft.config.run_folder import RunFolder
 from mapft.evaluation.result import Evaluation
 from mapft.palette import DualSolution, ScoreMatrix
+from mapft.sampling.split import PromptSplit
 from mapft.utils.files import parsing, read_json, read_table, write_atomically, write_json
 
 
@@ -58,6 +60,13 @@ def read_run_record(folder: RunFolder) -> RunRecord:
 def write_run_record(folder: RunFolder, record: RunRecord) -> None:
     """config.json."""
     write_json(folder.config, vars(record))
+
+
+def read_prompts(folder: RunFolder, config: Config) -> PromptSplit:
+    """prompts.parquet."""
+    table = read_table(folder.prompts)
+    with parsing(folder.prompts):
+        return PromptSplit.of_table(table, config)
 
 
 def read_samples(folder: RunFolder) -> pd.DataFrame:

@@ -14,7 +14,6 @@ from mapft.pipeline import artifacts
 from mapft.pipeline.run import Run, plain_settings
 from mapft.pipeline.score import score_table
 from mapft.playground.paths import existing_or_hub, file_state
-from mapft.sampling.prompts import columns_of
 from mapft.utils.errors import UserError
 from mapft.utils.files import read_json
 from mapft.utils.seeds import derive_seed
@@ -155,7 +154,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
         return _decoded(run, name, policy)
     from mapft.sampling.models import load_adapter, load_policy
     from mapft.sampling.responses import generate
-    from mapft.sampling.tokens import tokenize_rows
+    from mapft.sampling.tokens import token_rows
     from mapft.utils.device import free_memory
 
     config, per_prompt = run.config, _samples_per_prompt(run, policy)
@@ -168,7 +167,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
         samples = generate(
             model,
             tokenizer,
-            tokenize_rows(run.prompts.held_out, tokenizer),
+            token_rows(run.prompts.held_out),
             config.sampling,
             per_prompt,
             derive_seed(config.seed, "evaluation", name),
@@ -191,10 +190,9 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     with run.progress() as update:
         for part in aligned_sampler(run, policy.adapter, f"evaluation.policies.{name}.adapter").stream(
-            [row.prompt for row in held_out],
+            held_out,
             policy.candidates,
             policy.choose,
-            columns=columns_of(held_out),
             samples_per_prompt=per_prompt,
             max_candidates=run.config.decoding.max_candidates,
             seed=derive_seed(run.config.seed, "evaluation", name),

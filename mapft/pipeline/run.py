@@ -26,7 +26,7 @@ from mapft.pipeline import artifacts
 from mapft.pipeline.cache import Cache
 from mapft.playground.paths import existing_or_hub, file_state
 from mapft.rewards import Score, parse, score_identity
-from mapft.sampling.split import PromptSplit, load_split
+from mapft.sampling.split import PromptSplit
 from mapft.tracking.trackers import check_trackers
 from mapft.utils.errors import UserError
 from mapft.utils.files import cannot_write, remove_leftovers
@@ -148,7 +148,7 @@ class Run:
     @cached_property
     def prompts(self) -> PromptSplit:
         """Training, pilot and held-out prompts."""
-        return load_split(self.config, self.scores, lambda sentence: self.console.print(sentence, soft_wrap=True))
+        return artifacts.read_prompts(self.folder, self.config)
 
     @cached_property
     def samples(self) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from mapft.utils.errors import UserError
 from mapft.utils.oom import OomRetry
 from mapft.utils.text import response_texts
 
+PROMPT_TOKENS = "prompt_token_ids"  # column of a dataset with the tokens of each prompt, which is then not rendered
 RESPONSE_TEXTS = "response_texts"  # the argument of reward functions that has the text of each response
 Texts = dict[str, list[Any]]  # prompts, completions, completion_ids: what reward functions receive
 
@@ -58,7 +59,7 @@ def generate_batch(trainer: TRLSeam, rows: list[dict[str, Any]]) -> tuple[Batch,
     rollout_func returns, are added to the rows, for the reward functions.
     """
     prompts = [row["prompt"] for row in rows]
-    responses = trainer.responses(prompts)
+    responses = trainer.responses(prompts, [row[PROMPT_TOKENS] for row in rows] if PROMPT_TOKENS in rows[0] else None)
     if responses.tool_mask is not None:
         raise UserError("rollout_func returned env_mask, but PPOTrainer trains on every token of a response; drop it.")
     for name, column in (responses.extra or {}).items():  # one element per row, or one object for all rows

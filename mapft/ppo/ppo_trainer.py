@@ -43,9 +43,10 @@ class PPOTrainer(RolloutTrainer):
     Maximises E_x[ E_{y~pi} R(x,y) - kl_coef * KL(pi(.|x) || p0(.|x)) ], whose optimum is p0 exp(R/kl_coef)/Z, with
     R = sum_f reward_weights[f] * reward_funcs[f]. The constructor is that of TRL's trainers: `model` (a path or a
     model), `reward_funcs` (TRL reward functions or sequence classifiers), `args` (`PPOConfig`), datasets with a
-    `prompt` column (text or messages), `processing_class`, `peft_config`. Reward functions also get `log_ratio`, log
-    pi/p0 of each response in nats, and `response_texts`, the text of each without special tokens, also where TRL parses
-    it into messages.
+    `prompt` column (text or messages), `processing_class`, `peft_config`. Where a dataset has a column
+    `prompt_token_ids`, these tokens are the prompts, and `prompt` is for reward functions. Those also get `log_ratio`,
+    log pi/p0 of each response in nats, and `response_texts`, the text of each without special tokens, also where TRL
+    parses it into messages.
 
     replay: where responses are stored for the regression of args.replay_batch, with those that are scored already; the
     same on every process, each of which keeps its share.

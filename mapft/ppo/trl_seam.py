@@ -68,6 +68,7 @@ class Responses:
 class TRLSeam(GRPOTrainer):
     """GRPOTrainer whose private methods call public hooks, which PPOTrainer defines."""
 
+    _tokens: list[list[int]] | None = None
     _tag_names: ClassVar = ["trl", "ppo"]
     _name = "PPO"
     _paper: ClassVar = {"title": "Proximal Policy Optimization Algorithms", "id": "1707.06347"}
@@ -133,6 +134,9 @@ class TRLSeam(GRPOTrainer):
     def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
         return self.prompt_sampler()
 
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], Any, dict[str, Any]]:
+        return (self._tokens, None, {}) if self._tokens is not None else super()._tokenize_prompts(prompts)
+
     def _generate_single_turn(
         self, prompt_ids: list[list[int]], *args: Any, **kwargs: Any
     ) -> tuple[list[list[int]], list[list[float]] | None]:
@@ -164,8 +168,9 @@ class TRLSeam(GRPOTrainer):
 
     # ------------------------------------------------------------------ what our trainer calls
 
-    def responses(self, prompts: list[Any]) -> Responses:
-        """Responses of the current policy, one per prompt."""
+    def responses(self, prompts: list[Any], tokens: list[list[int]] | None = None) -> Responses:
+        """Responses of the current policy, one per prompt. tokens: of the prompts; by default TRL renders them."""
+        self._tokens = tokens
         prompt_ids, completion_ids, tool_mask, completions, log_probs, extra, *_ = self._generate(prompts)
         return Responses(prompt_ids, completion_ids, completions, log_probs, tool_mask, extra)
 

@@ -31,7 +31,7 @@ from mapft.rewards.score import NO_COLUMNS, Columns, check_names
 from mapft.sampling.models import TUNED, clear_generation_defaults
 from mapft.sampling.prompts import Prompt, PromptRow, columns_of
 from mapft.sampling.responses import generate
-from mapft.sampling.tokens import tokenize_rows
+from mapft.sampling.tokens import render, token_rows
 from mapft.utils.errors import UserError
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import text_of
@@ -102,7 +102,7 @@ class AlignedSampler:
 
     def stream(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt] | Sequence[PromptRow],
         n: int = 16,
         choose: Choose | str = Choose.sample,
         *,
@@ -114,6 +114,7 @@ class AlignedSampler:
     ) -> Iterator[pd.DataFrame]:
         """The rows of `chunk_size` prompts at a time; every chunk has its own seed.
 
+        prompts: texts, lists of messages, or rendered rows, which have their columns.
         columns: of the data, for scores that read any, with one value per prompt.
         The table has prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
@@ -131,7 +132,7 @@ class AlignedSampler:
         if first % chunk:
             raise ValueError(f"first={first} is not a multiple of chunk_size={chunk}")
         bound = _max_tilt(self.rewards, self.lam) if choose is Choose.rejection else 0.0
-        rows = _rows(prompts, columns)
+        rows = self._rows(prompts, columns)
         for start in range(first, len(rows), chunk):
             repeated = [row for row in rows[start : start + chunk] for _ in range(samples_per_prompt)]
             prompt_ids = start + np.arange(len(repeated)) // samples_per_prompt
@@ -147,11 +148,27 @@ class AlignedSampler:
         """Number of prompts in a chunk of `stream`."""
         return max(1, self.sampling.batch_size // max(1, n * samples_per_prompt))
 
+    def _rows(self, prompts: Sequence[Prompt] | Sequence[PromptRow], columns: Columns) -> list[PromptRow]:
+        """Rendered. UserError for a column with another number of values than there are prompts."""
+        for name, values in columns.items():
+            if len(values) != len(prompts):
+                raise UserError(
+                    f"The column {name!r} has {len(values)} values for {len(prompts)} prompts; give one per prompt."
+                )
+        rows = [
+            prompt
+            if isinstance(prompt, PromptRow)
+            else PromptRow(prompt, {name: values[number] for name, values in columns.items()})
+            for number, prompt in enumerate(prompts)
+        ]
+        return rows if all(row.ids for row in rows) else render(rows, self.tokenizer)
+
     def _candidates(self, rows: Sequence[PromptRow], n: int, seed: int) -> pd.DataFrame:
         """n candidates of every prompt, sorted by prompt, with their scores, and tilt = lam.r - log pi/p0."""
-        tokenized = tokenize_rows(rows, self.tokenizer)
         with _generation_defaults_cleared(self.model, self.tokenizer):
-            table = generate(self.model, self.tokenizer, tokenized, self.sampling, n, seed, measure_kl=self.tuned)
+            table = generate(
+                self.model, self.tokenizer, token_rows(rows), self.sampling, n, seed, measure_kl=self.tuned
+            )
         texts, responses = table["prompt"].tolist(), table["response"].tolist()
         columns = columns_of([rows[number] for number in table["prompt_id"]])
         table["tilt"] = -table["kl"] if self.tuned else 0.0
@@ -223,19 +240,6 @@ def candidates_warning(kl: float, n: int) -> str:
         f"The palette needs a KL of {kl:.2f} nats, and {n} candidates allow at most log {n} = {math.log(n):.2f}, so "
         f"its levels will be {shortfall}; use {math.ceil(math.exp(kl + 1))} candidates or more."
     )
-
-
-def _rows(prompts: Sequence[Prompt], columns: Columns) -> list[PromptRow]:
-    """UserError for a column with another number of values than there are prompts."""
-    for name, values in columns.items():
-        if len(values) != len(prompts):
-            raise UserError(
-                f"The column {name!r} has {len(values)} values for {len(prompts)} prompts; give one per prompt."
-            )
-    return [
-        PromptRow(prompt, {name: values[number] for name, values in columns.items()})
-        for number, prompt in enumerate(prompts)
-    ]
 
 
 def _rejection_table(

@@ -1,7 +1,8 @@
 """Prompts, and the columns of their rows that scores read, from a file or a dataset."""
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -14,16 +15,22 @@ from mapft.rewards.score import Score, columns_read
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable, text_of
 
+LONGEST_FIELD = 2**31 - 1  # characters in a field of a csv file
 FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 Prompt = str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """A prompt with the columns of its row that scores read, as JSON has them."""
+    """A prompt with the columns of its row that scores read, as JSON has them.
+
+    ids: its tokens, once `tokens.render` has made them. Every stage uses them: rendered again, the prompt can differ (a
+    chat template with the date, messages that went through Arrow).
+    """
 
     prompt: Prompt
     columns: dict[str, Any] = field(default_factory=dict)
+    ids: list[int] = field(default_factory=list)
 
 
 def columns_of(rows: Sequence[PromptRow]) -> dict[str, list[Any]]:
@@ -36,12 +43,14 @@ def load_prompts(
     scores: Mapping[str, Score] = MappingProxyType({}),
     at_least: int = 2,
     option: str = "data.path",
+    report: Callable[[str], None] = lambda sentence: None,
 ) -> list[PromptRow]:
     """The distinct rows, in their order: prompts (texts, or lists of messages) with the columns that the scores read.
 
     Rows with the same prompt and other values in those columns are different. A row without a column has null there.
     UserError for the first invalid row, for a column that a score reads and no row has, and for fewer than `at_least`
-    rows. option: name of the setting that data.path comes from.
+    rows. option: name of the setting that data.path comes from. report: receives a sentence about rows that are not
+    used.
     """
     path = Path(resolve(data.path)).expanduser()
     if path.is_file():
@@ -53,6 +62,7 @@ def load_prompts(
     read = {name: columns_read(name, score, available) for name, score in scores.items()} if len(rows) else {}
     columns = sorted({column for names in read.values() for column in names})
     prompts: dict[str, PromptRow] = {}
+    skipped = repeated = 0
     for number, row in enumerate(rows, 1):
         if data.column not in row:
             raise UserError(
@@ -60,10 +70,18 @@ def load_prompts(
                 "set data.column to the column of the prompts."
             )
         prompt = extract_prompt(_validated(row[data.column], number, data), data.extract)
-        if prompt is not None:
-            prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, number, data) for name in columns})
-            _check_row(prompt_row, scores, read, number, data)
-            prompts.setdefault(json.dumps([prompt, prompt_row.columns]), prompt_row)
+        if prompt is None:
+            skipped += 1
+            continue
+        prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, number, data) for name in columns})
+        _check_row(prompt_row, scores, read, number, data)
+        key = json.dumps([prompt, prompt_row.columns])
+        repeated += key in prompts
+        prompts.setdefault(key, prompt_row)
+    if skipped:
+        report(f"{skipped} of {len(rows)} rows of {data.path} have no prompt with data.extract={data.extract}.")
+    if repeated:
+        report(f"{repeated} of {len(rows)} rows of {data.path} repeat an earlier one and are left out.")
     if data.as_chat:
         prompts = {key: PromptRow(_as_chat(row.prompt), row.columns) for key, row in prompts.items()}
     if len({isinstance(row.prompt, str) for row in prompts.values()}) > 1:
@@ -121,6 +139,8 @@ def _read_dataset(path: str, data: DataConfig, option: str) -> Any:
         )
     from datasets import load_dataset
 
+    for table in sorted(Path(path).rglob("*.csv")):  # pandas, with which datasets reads them, would guess
+        _csv_rows(table, str(table))
     try:
         return load_dataset(path, data_dir=data.subset, split=data.split)
     except Exception as error:  # datasets raises its own errors, the Hub's, and ValueError
@@ -134,18 +154,41 @@ def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
         except UnicodeDecodeError as error:
             raise UserError(f"{data.path} is not UTF-8 ({error}); save it as UTF-8.") from error
         return [_json_row(line, n, data) for n, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix in (".csv", ".parquet"):
-        import pandas as pd
+    if path.suffix == ".csv":
+        return _csv_rows(path, data.path)
+    if path.suffix == ".parquet":
         from pyarrow import parquet
 
         try:
-            if path.suffix == ".csv":
-                table = pd.read_csv(path, dtype=str, keep_default_na=False)
-                return [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
             return parquet.ParquetFile(path).read().to_pylist()  # pandas would make 3.0 of a 3 beside a null
         except (ValueError, OSError) as error:
-            raise UserError(f"{data.path} cannot be read as {path.suffix[1:]}: {error}") from error
+            raise UserError(f"{data.path} cannot be read as parquet: {error}") from error
     raise UserError(f"{option}={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
+
+
+def _csv_rows(path: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of a csv file, whose lines have as many fields as its header; blank lines are skipped.
+
+    pandas would take the fields of a text with commas that is not quoted as an index, and leave them out.
+    """
+    csv.field_size_limit(LONGEST_FIELD)
+    rows: list[dict[str, Any]] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = next(reader, [])
+            if repeated := [column for column in header if header.count(column) > 1]:
+                raise UserError(f"{name} has more than one column {repeated[0]!r}; give every column its own name.")
+            for fields in filter(None, reader):
+                if len(fields) != len(header):
+                    raise UserError(
+                        f"Line {reader.line_num} of {name} has {len(fields)} fields and its header {len(header)}; put "
+                        'texts that have commas, quotes or line breaks between "...".'
+                    )
+                rows.append(dict(zip(header, fields, strict=True)))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{name} cannot be read as csv in UTF-8: {error}.") from error
+    return rows
 
 
 def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:
@@ -169,4 +212,11 @@ def _validated(prompt: Any, number: int, data: DataConfig) -> Prompt:
         )
     if isinstance(prompt, str):
         return encodable(prompt)
-    return [message | {"content": encodable(message["content"])} for message in prompt]
+    return [_without_nulls(message) | {"content": encodable(message["content"])} for message in prompt]
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the keys that are null: Arrow gives every message the keys of all others."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value

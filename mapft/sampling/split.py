@@ -1,9 +1,13 @@
 """The prompts of a run, split by their text into training and evaluation."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import itemgetter
+from typing import Any
+
+import pandas as pd
 
 from mapft.config import Config, TooLong
 from mapft.rewards.score import Score
@@ -25,20 +29,48 @@ class PromptSplit:
     pilot: list[PromptRow]
     held_out: list[PromptRow]
 
+    @classmethod
+    def of_table(cls, table: pd.DataFrame, config: Config) -> "PromptSplit":
+        """From what `rendered_table` returned; of the held-out prompts the first evaluation.prompts."""
+        training, held_out = (
+            [
+                PromptRow(prompt, json.loads(columns), ids.tolist())
+                for prompt, columns, ids in zip(side["prompt"], side["columns"], side["token_ids"], strict=True)
+            ]
+            for side in (table[~table["held_out"]], table[table["held_out"]])
+        )
+        return cls(training, training[: config.data.pilot_prompts], held_out[: config.evaluation.prompts])
+
     @property
     def columns(self) -> list[str]:
         """Names of the columns that scores read."""
         return list(self.training[0].columns)
 
 
-def load_split(config: Config, scores: Mapping[str, Score], report: Callable[[str], None]) -> PromptSplit:
-    """The prompts of data.path, split by their text, with the columns that the scores read.
+def load_split(
+    config: Config, scores: Mapping[str, Score], report: Callable[[str], None]
+) -> tuple[list[PromptRow], list[PromptRow]]:
+    """(training, held-out) prompts of data.path, split by their text, with the columns that the scores read.
 
-    report: receives a message if data.too_long changes prompts.
+    report: receives a sentence about rows that are not used, and prompts that are changed.
     """
-    prompts = apply_length_limit(load_prompts(config.data, scores), config, report, at_least=2)
-    training, held_out = split(prompts, config.data.evaluation_fraction)
-    return PromptSplit(training, training[: config.data.pilot_prompts], held_out[: config.evaluation.prompts])
+    prompts = apply_length_limit(load_prompts(config.data, scores, report=report), config, report, at_least=2)
+    return split(prompts, config.data.evaluation_fraction)
+
+
+def rendered_table(training: list[PromptRow], held_out: list[PromptRow], tokenizer: Any) -> pd.DataFrame:
+    """The rendered prompts, to be stored: held_out, prompt (text), token_ids, columns (JSON)."""
+    from mapft.sampling.tokens import render
+
+    rows = [(side, row) for side, rows in ((False, training), (True, held_out)) for row in render(rows, tokenizer)]
+    return pd.DataFrame(
+        {
+            "held_out": [side for side, _ in rows],
+            "prompt": [row.prompt for _, row in rows],
+            "token_ids": [row.ids for _, row in rows],
+            "columns": [json.dumps(row.columns) for _, row in rows],
+        }
+    )
 
 
 def apply_length_limit(

@@ -1,5 +1,6 @@
 """Prompts as token ids, and their limit of length."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,9 +21,17 @@ class TokenizedPrompts:
     texts: list[str]
 
 
-def tokenize_rows(rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompts:
-    """`tokenize` for the prompts of rows."""
-    return tokenize([row.prompt for row in rows], tokenizer)
+def render(rows: Sequence[PromptRow], tokenizer: PreTrainedTokenizerBase) -> list[PromptRow]:
+    """The rows with their token ids, and the texts that scores read as prompts."""
+    tokenized = tokenize([row.prompt for row in rows], tokenizer)
+    return [
+        replace(row, prompt=text, ids=ids) for row, text, ids in zip(rows, tokenized.texts, tokenized.ids, strict=True)
+    ]
+
+
+def token_rows(rows: Sequence[PromptRow]) -> TokenizedPrompts:
+    """The tokens and texts of rendered rows."""
+    return TokenizedPrompts([row.ids for row in rows], [text_of(row.prompt) for row in rows])
 
 
 def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> TokenizedPrompts:
@@ -51,7 +60,7 @@ def shorten_prompts(
     limit, remaining, long = data.max_prompt_tokens, [], 0
     if data.too_long is TooLong.stop:
         return list(prompts), 0
-    for row, ids in zip(prompts, tokenize_rows(prompts, tokenizer).ids, strict=True):
+    for row, ids in zip(prompts, tokenize([row.prompt for row in prompts], tokenizer).ids, strict=True):
         if len(ids) <= limit:
             remaining.append(row)
             continue
@@ -62,12 +71,16 @@ def shorten_prompts(
 
 
 def _cut(prompt: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
-    """The end of the text with at most `limit` tokens."""
-    for count in range(limit, 0, -1):  # the decoded text may have more tokens than the ids it was decoded from
-        text = tokenizer.decode(tokenizer(prompt, add_special_tokens=False)["input_ids"][-count:])
-        if len(tokenizer(text)["input_ids"]) <= limit:
-            return text
-    return prompt[-1:]
+    """The end of the text with at most `limit` tokens, without leading white space; its last character if none has.
+
+    Decoding the last tokens instead would begin with half a character where a character has several tokens.
+    """
+
+    def fits(start: int) -> bool:
+        return len(tokenizer(prompt[start:].lstrip())["input_ids"]) <= limit
+
+    start = bisect_left(range(len(prompt)), True, key=fits)
+    return prompt[start:].lstrip() or prompt[-1:]
 
 
 def check_prompt_lengths(prompts: TokenizedPrompts, policy: Any, data: DataConfig, sampling: SamplingConfig) -> None:

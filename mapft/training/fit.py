@@ -19,6 +19,7 @@ from mapft.config import Config
 from mapft.config.run_folder import RunFolder
 from mapft.ppo import PPOConfig, PPOTrainer
 from mapft.ppo.checkpoint import newest_complete
+from mapft.ppo.generation import PROMPT_TOKENS
 from mapft.ppo.replay import Group, ReplayStore
 from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
@@ -116,12 +117,15 @@ def fit(
 
 
 def training_dataset(rows: Sequence[PromptRow]) -> Dataset:
-    """The prompts and, where scores read columns, the columns of each row as one JSON text, for `PaletteReward`.
+    """The text and tokens of rendered prompts and, where scores read columns, those of each row as one JSON text.
 
-    As columns of their own they would change in Arrow, which has one type per column, and in `datasets.Json`, which
-    reads the text "42" as a number.
+    `PaletteReward` reads the JSON. As columns of their own they would change in Arrow, which has one type per column,
+    and in `datasets.Json`, which reads the text "42" as a number.
     """
-    dataset: dict[str, list[Any]] = {"prompt": [row.prompt for row in rows]}
+    dataset: dict[str, list[Any]] = {
+        "prompt": [row.prompt for row in rows],
+        PROMPT_TOKENS: [row.ids for row in rows],
+    }
     if any(row.columns for row in rows):
         dataset[COLUMNS] = [json.dumps(row.columns) for row in rows]
     return Dataset.from_dict(dataset)

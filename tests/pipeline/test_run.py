@@ -80,9 +80,9 @@ def test_runs_with_the_same_sampling_share_samples_and_scores(world, tmp_path, c
     solution = json.loads(capfd.readouterr().out)
     assert solution["status"] == "optimal"
     assert solution["lam"]["vowels"] > 0
-    assert sorted(p.name.split("-")[0] for p in entries(tmp_path / "cache")) == ["samples", "score", "score"]
+    assert sorted(p.name.split("-")[0] for p in entries(tmp_path / "cache")) == ["prompts", "samples", "score", "score"]
     assert main(["sample", *own(world, tmp_path, "seed=1")]) == 0
-    assert len(entries(tmp_path / "cache")) == 4
+    assert len(entries(tmp_path / "cache")) == 5
 
 
 def test_scores_are_cached_by_value_and_batch_sizes_do_not_matter(world, tmp_path):
@@ -107,7 +107,12 @@ def test_two_concurrent_runs_share_the_cache(world, tmp_path):
     for run in runs:
         _, said = run.communicate(timeout=300)
         assert run.returncode == 0, said
-    assert sorted(path.name.split("-")[0] for path in entries(tmp_path / "cache")) == ["samples", "score", "score"]
+    assert sorted(path.name.split("-")[0] for path in entries(tmp_path / "cache")) == [
+        "prompts",
+        "samples",
+        "score",
+        "score",
+    ]
     first, second = (pd.read_parquet(path) for path in sorted(tmp_path.glob("run-*/scores.parquet")))
     pd.testing.assert_frame_equal(first, second)
 
@@ -119,7 +124,7 @@ def test_a_changed_reward_model_invalidates_its_scores(tmp_path):
     weights.write_bytes(weights.read_bytes())
     assert main(["score", *own(paths, tmp_path / "runs")]) == 0
     kinds = [path.name.split("-")[0] for path in entries(tmp_path / "runs" / "cache")]
-    assert sorted(kinds) == ["samples", "score", "score", "score"]
+    assert sorted(kinds) == ["prompts", "samples", "score", "score", "score"]
 
 
 def test_a_changed_reward_function_invalidates_its_scores(world, tmp_path, monkeypatch):
@@ -131,7 +136,7 @@ def test_a_changed_reward_function_invalidates_its_scores(world, tmp_path, monke
     source.write_text("def length(prompts, completions): return [float(len(c)) ** 2 for c in completions]")
     assert main(["score", *overrides]) == 0
     kinds = [path.name.split("-")[0] for path in entries(tmp_path / "runs" / "cache")]
-    assert sorted(kinds) == ["samples", "score", "score", "score"]
+    assert sorted(kinds) == ["prompts", "samples", "score", "score", "score"]
 
 
 def test_the_folder_of_another_run_is_refused(world, tmp_path, capfd):

@@ -36,7 +36,7 @@ def main(folder: Path, checkpoint: bool) -> None:
         save_steps=1,
     )
 
-    def responses(prompts):
+    def responses(prompts, _):
         """A fixed response for each prompt."""
         ids = [list(tabular.responses()[7 * tabular.PROMPTS.index(prompt) + 3]) for prompt in prompts]
         tokenizer = trainer.text_tokenizer

@@ -115,6 +115,12 @@ def test_generation_returns_one_response_per_prompt_in_order(tmp_path):
     assert trainer.metrics["completions/mean_length"] == [pytest.approx(sum(lengths) / len(lengths))]
 
 
+def test_prompts_are_rendered_by_trl_unless_their_tokens_are_given(tmp_path):
+    trainer, tokens = Recorder(tmp_path, max_completion_length=tabular.STEPS), [[3, 2], [2]]
+    assert trainer.responses(["b", "a"], tokens).prompt_ids == tokens
+    assert trainer.responses(["b", "a"]).prompt_ids == trainer.text_tokenizer(["b", "a"])["input_ids"]
+
+
 def test_generation_leaves_the_model_in_its_mode(tmp_path, monkeypatch):
     """TRL switches to training mode after continuous batching; an evaluation must not end in it."""
     trainer = Recorder(tmp_path, max_completion_length=tabular.STEPS)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from mapft.config import DataConfig
+from mapft.config import DataConfig, Extract
 from mapft.sampling.prompts import PromptRow, columns_of, load_prompts
 from mapft.sampling.split import split
 from mapft.utils.errors import UserError
@@ -50,6 +50,19 @@ def test_messages_are_read_from_every_format(tmp_path):
     assert read(DataConfig(path=str(tmp_path / "p.parquet"))) == [chat, other]
 
 
+def test_messages_keep_their_own_keys_in_every_format(tmp_path):
+    """Arrow gives every message of a file, and every object in one, the keys of all others."""
+    day = [{"role": "user", "content": "Hello?", "day": "x", "place": {"city": "y"}}]
+    place = [{"role": "user", "content": "Hello?", "place": {"street": "z"}}]
+    rows = [{"prompt": day}, {"prompt": place}]
+    assert read(write(tmp_path / "p.jsonl", rows)) == [day, place]
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "p.parquet", tmp_path / "folder" / "train.parquet"):
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    assert read(DataConfig(path=str(tmp_path / "p.parquet"))) == [day, place]
+    assert read(DataConfig(path=str(tmp_path / "folder"))) == [day, place]
+
+
 def test_messages_with_the_same_contents_and_other_roles_are_different_prompts(tmp_path):
     one = [{"role": "user", "content": "Be kind.\nHello?"}]
     two = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hello?"}]
@@ -65,6 +78,37 @@ def test_texts_become_messages(tmp_path):
 def test_texts_of_a_table_are_not_converted(tmp_path):
     (tmp_path / "p.csv").write_text("prompt\nNA\n007\nNone\n", "utf-8")
     assert read(DataConfig(path=str(tmp_path / "p.csv"))) == ["NA", "007", "None"]
+
+
+def test_texts_of_a_table_may_have_commas_quotes_and_line_breaks(tmp_path):
+    texts = ["Why, then?", 'Say "no".', "Two\nlines,\r\nor three", 200_000 * "long"]
+    quoted = ['"' + text.replace('"', '""') + '"' for text in texts]
+    (tmp_path / "p.csv").write_text("prompt,id\n" + "".join(f"{text},1\n\n" for text in quoted), "utf-8", newline="")
+    assert read(DataConfig(path=str(tmp_path / "p.csv"))) == texts
+
+
+def test_a_table_in_the_folder_of_a_dataset_is_not_guessed_either(tmp_path):
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / "train.csv"
+    path.write_text("prompt\nWhy?\nWho?\n")
+    assert read(DataConfig(path=str(tmp_path / "folder"))) == ["Why?", "Who?"]
+    path.write_text("prompt\nWhy, then?\nWho, then?\n")
+    with pytest.raises(UserError, match=r"Line 2 of .*train.csv has 2 fields and its header 1"):
+        read(DataConfig(path=str(tmp_path / "folder")))
+
+
+def test_rows_that_are_not_used_are_told(tmp_path):
+    data = write(
+        tmp_path / "p.jsonl", [{"prompt": text} for text in ["Human: a Assistant:", "b", "Human: c", "Human: a"]]
+    )
+    told = []
+    rows = load_prompts(replace(data, extract=Extract.first_question), report=told.append)
+    assert [row.prompt for row in rows] == ["a", "c"]
+    path = tmp_path / "p.jsonl"
+    assert told == [
+        f"1 of 4 rows of {path} have no prompt with data.extract=first_question.",
+        f"1 of 4 rows of {path} repeat an earlier one and are left out.",
+    ]
 
 
 class Reads:

@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from mapft.config import DataConfig, ModelConfig, SamplingConfig, TooLong
 from mapft.sampling.models import TUNED, load_policy
@@ -57,6 +61,21 @@ def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, too_long, expec
     rows, long = shorten_prompts([PromptRow(p, {"answer": n}) for n, p in enumerate(prompts)], tokenizer, data)
     assert ([row.prompt for row in rows], long) == (expected, count)
     assert [row.columns for row in rows] == [{"answer": n} for n in range(len(expected))]
+
+
+def test_a_text_is_cut_between_characters():
+    """The truth: the end of the text with 4 tokens, where a token is a byte and a character 1 to 4 of them."""
+    tokenizer = byte_tokenizer()
+    data = DataConfig(path="x", max_prompt_tokens=4, too_long=TooLong.cut)
+    texts = {"sunny ☀️🌞": "🌞", "what é": "t é", "ab   cde": "cde", "🌞🌞": "🌞", "abcd": "abcd"}
+    rows, long = shorten_prompts([PromptRow(text) for text in texts], tokenizer, data)
+    assert ([row.prompt for row in rows], long) == (list(texts.values()), 4)
+
+
+def byte_tokenizer():
+    raw = Tokenizer(models.BPE(vocab={byte: n for n, byte in enumerate(ByteLevel.alphabet())}, merges=[]))
+    raw.pre_tokenizer, raw.decoder = ByteLevel(add_prefix_space=False), ByteLevelDecoder()
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
 
 
 def test_the_seed_determines_the_responses(world):

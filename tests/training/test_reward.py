@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from mapft.ppo.generation import PROMPT_TOKENS
 from mapft.rewards.loader import RewardModels
 from mapft.rewards.score import NO_COLUMNS
 from mapft.sampling.prompts import PromptRow
@@ -32,8 +33,8 @@ def test_columns_come_back_from_the_dataset_as_they_were():
     values = [42, "42", 2.5, True, None, ["a", 1], {"b": None}, "x"]
     rows = [PromptRow("p", {"answer": value, "level": n}) for n, value in enumerate(values)]
     dataset = training_dataset(rows)
-    assert dataset.column_names == ["prompt", COLUMNS]
-    assert training_dataset([PromptRow("p")]).column_names == ["prompt"]
+    assert dataset.column_names == ["prompt", PROMPT_TOKENS, COLUMNS]
+    assert training_dataset([PromptRow("p")]).column_names == ["prompt", PROMPT_TOKENS]
     seen, keys = [], []
 
     class Reading(Fixed):

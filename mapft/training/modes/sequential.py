@@ -201,11 +201,11 @@ class Cycle:
         from mapft.sampling.models import load_policy
         from mapft.sampling.prompts import columns_of
         from mapft.sampling.responses import generate
-        from mapft.sampling.tokens import tokenize_rows
+        from mapft.sampling.tokens import token_rows
         from mapft.utils.device import free_memory
 
         policy, tokenizer = load_policy(config.model)
-        pilot, sampling = tokenize_rows(self.inputs.prompts.pilot, tokenizer), config.sampling
+        pilot, sampling = token_rows(self.inputs.prompts.pilot), config.sampling
         seed = derive_seed(config.seed, "samples")
         samples = generate(policy, tokenizer, pilot, sampling, sampling.samples_per_prompt, seed, on_batch)
         del policy

@@ -21,6 +21,7 @@ from mapft.rewards.loader import RewardModels
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import PromptRow
 from mapft.sampling.split import PromptSplit
+from mapft.sampling.tokens import render
 from mapft.tracking.lines import JsonLines
 from mapft.training.inputs import TrainingInputs
 from mapft.training.modes import sequential
@@ -85,7 +86,7 @@ class World:
             trainer=TrainerConfig(**trainer),
             refine=RefineConfig(**refine),
         )
-        rows = [PromptRow(prompt) for prompt in tabular.PROMPTS]
+        rows = render([PromptRow(prompt) for prompt in tabular.PROMPTS], tabular.tokenizer())
         inputs = TrainingInputs(
             config=config,
             scores=parse({name: {"kind": "function", "target": f"{__name__}:{name}"} for name in self.targets}),
