@@ -2,6 +2,7 @@
 
 import warnings
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,13 @@ from mapft.ppo import optimizer_state
 from mapft.ppo.critic import OPTIMIZER, Critic
 from mapft.ppo.ppo_config import PPOConfig
 from mapft.ppo.replay import STORE, ReplayStore
+from mapft.ppo.schedule import Progress
 from mapft.ppo.trl_seam import SCHEDULER_FILE, TRLSeam, without_deepspeed_loading
+from mapft.utils.files import read_json, write_json
 
 logger = get_logger(__name__)
+
+PROGRESS = "progress.json"  # in a checkpoint
 
 
 class ResumableTrainer(TRLSeam):
@@ -24,6 +29,7 @@ class ResumableTrainer(TRLSeam):
     args: PPOConfig
     critic: Critic
     replay: ReplayStore
+    begun: Progress  # where this process began: the start of the training, or a checkpoint
 
     def train(self, resume_from_checkpoint: str | bool | None = "auto", **kwargs: Any) -> Any:
         """Train, by default from the newest complete checkpoint in output_dir, if there is one.
@@ -36,8 +42,11 @@ class ResumableTrainer(TRLSeam):
                 logger.warning(
                     f"Continuing from {resume_from_checkpoint}; resume_from_checkpoint=None starts from the beginning."
                 )
-                if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
-                    logger.warning("It is the last checkpoint of a finished training, so nothing is trained.")
+        if isinstance(resume_from_checkpoint, str):
+            self.begun = Progress(**read_json(Path(resume_from_checkpoint) / PROGRESS))
+            self.args.max_steps = self.begun.max_steps(self.args)
+            if step_of(Path(resume_from_checkpoint)) >= self.args.max_steps:
+                logger.warning("It is the last checkpoint of a finished training, so nothing is trained.")
         if isinstance(resume_from_checkpoint, str) and self.args.replay_batch:
             store = Path(resume_from_checkpoint) / STORE
             self.replay.load(store, self.accelerator.process_index, self.accelerator.num_processes)
@@ -52,6 +61,11 @@ class ResumableTrainer(TRLSeam):
         """Whether a checkpoint can be read under another backend and number of processes."""
         return isinstance(self.model, PeftModel) and not self.is_fsdp_enabled
 
+    @property
+    def progress(self) -> Progress:
+        """At this step."""
+        return self.begun.after(self.state.global_step / self.args.steps_per_iteration, self.args)
+
     def may_save(self) -> bool:
         """Between iterations only; warns within one."""
         if self.state.global_step % self.args.steps_per_iteration == 0:
@@ -63,10 +77,11 @@ class ResumableTrainer(TRLSeam):
         return False
 
     def checkpoint_saved(self, folder: Path) -> None:
-        """Save replay store and critic, which is the last of all files."""
+        """Save progress, replay store, and critic, which is the last of all files."""
         if self.args.replay_batch:
             self.replay.save(folder / STORE, is_main=self.args.should_save)
         if self.args.should_save:
+            write_json(folder / PROGRESS, asdict(self.progress))
             self.critic.save(folder)
 
     def checkpoint_loaded(self, folder: Path) -> None:

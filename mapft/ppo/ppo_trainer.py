@@ -32,7 +32,7 @@ from mapft.ppo.prompt_sampler import PromptSampler
 from mapft.ppo.replay import ReplayStore
 from mapft.ppo.reward_functions import with_retries
 from mapft.ppo.rollout import RolloutTrainer
-from mapft.ppo.schedule import in_whole_iterations, warm_start_iterations
+from mapft.ppo.schedule import Progress, in_whole_iterations, prompts_per_iteration, warm_start_iterations
 from mapft.utils.device import peak_gb
 from mapft.utils.seeds import derive_seed
 
@@ -65,8 +65,8 @@ class PPOTrainer(RolloutTrainer):
     ):
         check_arguments(model, train_dataset, kwargs)
         self.replay = replay or ReplayStore(args.replay_capacity, self.weighted_sum)
-        self.warm_start = warm_start_iterations(args, self.replay.groups)
-        args = in_whole_iterations(args, len(train_dataset), self.warm_start)
+        self.begun = Progress(0, warm_start_iterations(args, self.replay.groups))
+        args = in_whole_iterations(args, len(train_dataset), self.begun.warm_start)
         adapter = adapter_state(model)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         functions = [with_retries(function, args.reward_retries) for function in functions]
@@ -172,15 +172,16 @@ class PPOTrainer(RolloutTrainer):
         """The prompts of every iteration."""
         return PromptSampler(
             prompts=len(self.train_dataset),
-            per_iteration=self.args.generation_batch_size // self.args.num_generations,
+            per_iteration=prompts_per_iteration(self.args),
             num_generations=self.args.num_generations,
             repeats=self.args.steps_per_generation * self.args.num_ppo_epochs,
             iterations=self.args.max_steps // self.args.steps_per_iteration,
             seed=self.args.seed,
+            done=self.begun.iterations,
+            used=self.begun.prompts,
         )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's, with the number of responses trained on so far as `episodes`."""
-        iterations = self.state.global_step / self.args.steps_per_iteration - self.warm_start
-        logs["episodes"] = max(0, round(iterations * self.args.generation_batch_size))
+        logs["episodes"] = self.progress.episodes
         super().log(logs, start_time)

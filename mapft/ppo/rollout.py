@@ -31,7 +31,6 @@ class RolloutTrainer(ResumableTrainer):
     """The first half of a PPO iteration."""
 
     token_generator: TokenGenerator
-    warm_start: int
 
     def rollout(self, rows: list[dict[str, Any]]) -> Batch:
         """Generate, score, estimate advantages and, in training, fit the critic; returns the batch for `loss`."""
@@ -197,7 +196,7 @@ class RolloutTrainer(ResumableTrainer):
     @property
     def iteration(self) -> int:
         """Rollouts before the current one; below 0 in the warm start, which has none."""
-        return self.state.global_step // self.args.steps_per_iteration - self.warm_start
+        return self.state.global_step // self.args.steps_per_iteration - self.begun.warm_start
 
     def seed_of(self, *name: int | str) -> int:
         """Seed of a random stream of this iteration and process; it depends on no state, so resuming repeats it."""

@@ -4,6 +4,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mapft.ppo.ppo_config import PPOConfig
 from mapft.ppo.replay import Group
@@ -11,8 +12,41 @@ from mapft.ppo.replay import Group
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Progress:
+    """What a training has used after `iterations`, of which the first `warm_start` have no rollout.
+
+    episodes: responses trained on. prompts: taken from the stream of prompts, each of which gets num_generations
+    responses. Another number of processes has iterations of another size, and continues from here.
+    """
+
+    iterations: int
+    warm_start: int
+    episodes: int = 0
+    prompts: int = 0
+
+    def after(self, iterations: float, args: PPOConfig) -> "Progress":
+        """After these iterations in total, the later ones with the sizes of args."""
+        rollouts = max(0.0, iterations - max(self.iterations, self.warm_start))
+        episodes = self.episodes + round(rollouts * args.generation_batch_size)
+        prompts = self.prompts + round((iterations - self.iterations) * prompts_per_iteration(args))
+        return Progress(int(iterations), self.warm_start, episodes, prompts)
+
+    def max_steps(self, args: PPOConfig) -> int:
+        """Optimizer steps in total until args.total_episodes are trained on, in whole iterations."""
+        assert args.total_episodes is not None
+        remaining = math.ceil(max(0, args.total_episodes - self.episodes) / args.generation_batch_size)
+        return (max(self.iterations, self.warm_start) + remaining) * args.steps_per_iteration
+
+
+def prompts_per_iteration(args: PPOConfig) -> int:
+    """Prompts of all processes."""
+    return args.generation_batch_size // args.num_generations
+
+
 def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> PPOConfig:
-    """A copy of args whose max_steps, save_steps and eval_steps are multiples of steps_per_iteration.
+    """A copy of args with total_episodes, whose max_steps, save_steps and eval_steps are multiples of
+    steps_per_iteration.
 
     prompts: in the training dataset. warm_start: iterations without a rollout, before the others. Checkpoints fall
     between iterations, where there is no rollout to save; evaluations too, because the best model so far is saved where
@@ -20,10 +54,11 @@ def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> P
     """
     args = copy.copy(args)
     steps = args.steps_per_iteration
-    episodes = args.total_episodes or math.ceil(args.num_train_epochs * prompts * args.num_generations)
     if args.max_steps > 0:
-        episodes = math.ceil(args.max_steps / steps) * args.generation_batch_size
-    args.max_steps = (math.ceil(episodes / args.generation_batch_size) + warm_start) * steps
+        args.total_episodes = math.ceil(args.max_steps / steps) * args.generation_batch_size
+    elif not args.total_episodes:
+        args.total_episodes = math.ceil(args.num_train_epochs * prompts * args.num_generations)
+    args.max_steps = Progress(0, warm_start).max_steps(args)
     args.save_steps = _rounded_up(args.save_steps, args.max_steps, steps)
     if args.eval_steps:
         args.eval_steps = _rounded_up(args.eval_steps, args.max_steps, steps)

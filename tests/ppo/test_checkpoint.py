@@ -8,6 +8,7 @@ from transformers import TrainerCallback
 
 from mapft.ppo.checkpoint import newest_complete
 from mapft.ppo.critic import OPTIMIZER
+from mapft.ppo.schedule import Progress
 from tests.ppo.trainers import Record, make_trainer, table_reward
 
 
@@ -45,6 +46,35 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path):
         assert torch.equal(one, two), name
     for one, two in zip(straight.critic.state_dict().values(), resumed.critic.state_dict().values(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("before", "after"), [(64, 128), (128, 64)])
+def test_another_number_of_processes_continues_with_the_next_prompts(tmp_path, before, after):
+    """Two processes have iterations of twice the size; the same as a micro-batch of twice the size.
+
+    Of 512 responses, 128 are learnt from before and 384 after, in whole iterations, on the prompts of one stream.
+    """
+    table, seen, record = table_reward(), [], Record()
+
+    def reward(prompts, completion_ids, **_):
+        seen.extend(prompts)
+        return table(prompts, completion_ids)
+
+    settings = {"total_episodes": 512, "save_strategy": "steps", "save_steps": 128 // before * 4, "logging_steps": 1}
+    make_trainer(tmp_path / "whole", [reward], **settings | {"per_device_train_batch_size": 512}).train()
+    stream = [*seen]
+    make_trainer(tmp_path / "a", [reward], per_device_train_batch_size=before, **settings).train()
+    checkpoint = f"checkpoint-{settings['save_steps']}"
+    shutil.copytree(tmp_path / "a" / checkpoint, tmp_path / "b" / checkpoint)
+    trainer = make_trainer(tmp_path / "b", [reward], per_device_train_batch_size=after, **settings)
+    trainer.add_callback(record)
+    seen.clear()
+    trainer.train()
+    assert seen == stream[128:]
+    assert trainer.state.max_steps == (128 // before + 384 // after) * 4
+    episodes = [log["episodes"] for log in record.logs if "objective/kl" in log]
+    assert episodes == list(range(128 + after // 4, 512, after))  # after the first of four steps
+    assert trainer.progress == Progress(128 // before + 384 // after, 0, episodes=512, prompts=512)
 
 
 def test_no_checkpoint_falls_within_an_iteration(tmp_path):

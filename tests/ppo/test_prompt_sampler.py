@@ -21,6 +21,13 @@ def test_every_iteration_gets_fresh_prompts_in_groups(num_generations):
     assert prompts[:5] != prompts[5:]
 
 
+def test_a_checkpoint_of_other_iterations_continues_in_the_stream():
+    """Iterations of 2 prompts, of which one is done that used 4, as with twice as many processes before."""
+    settings = {"prompts": 5, "per_iteration": 2, "num_generations": 1, "repeats": 1, "seed": 0}
+    stream = list(PromptSampler(iterations=5, **settings))
+    assert list(PromptSampler(iterations=4, done=1, used=4, **settings))[2:] == stream[4:10]
+
+
 def test_responses_to_one_prompt_come_in_groups(tmp_path):
     sampler = make_trainer(tmp_path, [tabular.TableReward(None)], num_generations=4).prompt_sampler()
     assert (np.array(list(sampler)).reshape(-1, 4).std(axis=1) == 0).all()

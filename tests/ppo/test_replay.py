@@ -114,7 +114,7 @@ def test_stored_responses_are_those_of_the_rollouts(tmp_path, world):
 
 def test_there_is_no_warm_start_without_stored_responses(tmp_path, caplog):
     trainer = make_trainer(tmp_path, [table_reward()], **REPLAY | {"warm_start_passes": 2})
-    assert trainer.warm_start == 0
+    assert trainer.begun.warm_start == 0
     assert "warm_start_passes=2 needs two or more scored responses to 1 prompts or more, and 0" in caplog.text
 
 
@@ -175,7 +175,7 @@ def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tm
             replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
     settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 5e-3}
     trainer = make_trainer(tmp_path, [table_reward()], replay=replay, logging_steps=1, **settings)
-    assert trainer.warm_start == 10  # iterations of 4 x 256 responses, for 10 passes over 1024
+    assert trainer.begun.warm_start == 10  # iterations of 4 x 256 responses, for 10 passes over 1024
     trainer.train()
     first = next(log for log in trainer.state.log_history if "objective/kl" in log)
     assert first["step"] == 41

@@ -64,7 +64,7 @@ def _train(mode: DPO, inputs: Any) -> None:
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.is_world_process_zero:
-                write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, "")
+                write_text(Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE, str(args.world_size))
 
     config, folder, trainer = inputs.config, inputs.folder, inputs.config.trainer
     policy, tokenizer = load_policy(config.model)
@@ -104,7 +104,13 @@ def _train(mode: DPO, inputs: Any) -> None:
     )
     dpo.remove_callback(ProgressCallback)
     dpo.add_callback(LevelBar({}, {}))
-    dpo.train(resume_from_checkpoint=newest_complete(folder.checkpoints, last_file=COMPLETE))
+    checkpoint = newest_complete(folder.checkpoints, last_file=COMPLETE)
+    if checkpoint and (processes := (Path(checkpoint) / COMPLETE).read_text("utf-8")) != str(args.world_size):
+        raise UserError(
+            f"{checkpoint} is of {processes} processes, and DPO takes as many steps as its number of processes "
+            f"decides; continue with {processes}, or move {folder.checkpoints} away."
+        )
+    dpo.train(resume_from_checkpoint=checkpoint)
     save_adapter(dpo, folder.adapter)
 
 
