@@ -20,6 +20,10 @@ SETTINGS = [
     ("adaptr.r=8", "The setting adaptr is unknown"),
     ("adapter.rank=8", "The setting adapter.rank is unknown; the settings here are r, alpha"),
     ("adapter.r=0", "adapter.r=0 is invalid; it must be at least 1"),
+    (
+        "'adapter.target_modules=\"[q\"'",
+        "adapter.target_modules=[q is invalid; it must be all-linear or a regular expr",
+    ),
     ("adapter.r=many", "adapter.r: Value 'many'"),
     ("adapter.r=1.5", "adapter.r: Value '1.5'"),
     ("adapter.use_dora=perhaps", "adapter.use_dora: Value 'perhaps'"),
@@ -197,7 +201,10 @@ SCORES = [
         "+rewards.third={kind: remote, url: 'http://x', batch: 0}",
         "rewards.third.batch=0 is invalid",
     ),
-    ("+rewards.third={kind: keywords, pattern: '('}", "pattern='(' is not a valid regular expression"),
+    (
+        "+rewards.third={kind: keywords, pattern: '('}",
+        "pattern='(' is invalid; it must be a regular expression (missing )",
+    ),
     ("+rewards.third={kind: length, words: -1}", "rewards.third.words is unknown; the settings of kind length are"),
     (
         "+rewards.third={kind: format, schema: /no/such.json}",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mapft.config.fields import Settings, setting
+from mapft.config.fields import Settings, pattern_error, require, setting
 
 
 @dataclass(kw_only=True)
@@ -18,3 +18,10 @@ class AdapterConfig(Settings):
     )
     use_rslora: bool = setting(False, "Scale by alpha / sqrt(r) instead of alpha / r.")
     use_dora: bool = setting(False, "Learn the magnitude of each weight row apart from its direction (DoRA).")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        error = pattern_error(self.target_modules)
+        require(
+            not error, "adapter.target_modules", self.target_modules, f"all-linear or a regular expression ({error})"
+        )

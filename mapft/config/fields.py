@@ -27,6 +27,15 @@ def require_file_name(option: str, name: str) -> None:
     require(fits, option, name, "up to 100 letters, digits, _, - and dots: it becomes part of a file's name")
 
 
+def pattern_error(pattern: str) -> str:
+    """Why a text is not a regular expression; empty where it is one."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
 def require(condition: bool, name: str, value: object, need: str) -> None:
     """UserError naming the setting and its value, unless the condition holds. need: what the value must be."""
     if not condition:

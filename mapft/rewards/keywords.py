@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
-from mapft.config.fields import setting
+from mapft.config.fields import pattern_error, require, setting
 from mapft.rewards.text_score import TextScore
-from mapft.utils.errors import UserError
 
 
 class KeywordsMeasure(StrEnum):
@@ -32,12 +31,8 @@ class KeywordsScore(TextScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise UserError(
-                f"pattern={self.pattern!r} is not a valid regular expression ({error}); correct it."
-            ) from error
+        error = pattern_error(self.pattern)
+        require(not error, "pattern", repr(self.pattern), f"a regular expression ({error})")
 
     @cached_property
     def _compiled(self) -> "re.Pattern[str]":

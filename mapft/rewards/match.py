@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mapft.config.fields import require, setting
+from mapft.config.fields import pattern_error, require, setting
 from mapft.rewards.score import NO_COLUMNS, OWN_ARGUMENTS, Columns, Score, WithoutWeights
 from mapft.utils.errors import UserError
 
@@ -47,7 +47,7 @@ class MatchScore(Score, WithoutWeights):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.column not in OWN_ARGUMENTS, "column", self.column, "another name")
-        error = _pattern_error(self.extract or "")
+        error = pattern_error(self.extract or "")
         require(not error, "extract", repr(self.extract), f"a regular expression ({error})")
 
     def load(self, name: str) -> "MatchScore":
@@ -67,7 +67,7 @@ class MatchScore(Score, WithoutWeights):
                 return f"{shown}, which has no number"
             if self.how == How.contains and not answer.strip():
                 return f"{shown}, which every response contains"
-            if self.how == How.regex and (error := _pattern_error(answer)):
+            if self.how == How.regex and (error := pattern_error(answer)):
                 return f"{shown}, which is not a regular expression ({error})"
         return ""
 
@@ -122,11 +122,3 @@ def _last_number(text: str) -> Decimal | None:
         return Decimal(numbers[-1].replace(",", "")) if numbers else None
     except InvalidOperation:
         return None
-
-
-def _pattern_error(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        return str(error) or type(error).__name__
-    return ""
