@@ -16,7 +16,7 @@ from mapft.config import Config, Quantization, Residency
 from mapft.planning.phases import decoder_layers, meta_policy, new_critic, peak_bytes_by_phase, rollout_rows
 from mapft.rewards import Score, parse
 from mapft.rewards.loader import residency_for
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, working_on
 
 GB = 10**9
 CONTEXT = 1.2 * GB  # of a GPU process: CUDA context, cuBLAS workspaces, fragmentation
@@ -46,7 +46,8 @@ def estimate(config: Config, capacity: float) -> Memory:
     policy = meta_policy(config)
     base = _base(policy, config.model.quantization)
     persistent = _persistent(config, policy, base, capacity)
-    phases = peak_bytes_by_phase(config, policy)
+    with working_on(f"model.path={config.model.path}", "may run, but its memory cannot be planned"):
+        phases = peak_bytes_by_phase(config, policy)
     features = policy.get_base_model().get_output_embeddings().in_features
     for name in ("log_probs", "critic's fit"):
         phases[name] += rollout_rows(config) * config.sampling.max_new_tokens * features * policy.dtype.itemsize

@@ -11,7 +11,7 @@ from mapft.config import Config, Dtype
 from mapft.planning.memory_tracker import MemoryTracker, fused_attention
 from mapft.playground.paths import existing_or_hub
 from mapft.ppo.critic import Critic
-from mapft.utils.errors import UserError
+from mapft.utils.errors import working_on
 
 TRACED_LAYERS = (2, 4)  # a deeper model is extrapolated linearly from models of so many layers
 
@@ -133,7 +133,7 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     AttentionInterface.register("mapft_fused", fused_attention)
-    try:
+    with working_on(f"model.path={model.path}", "cannot be loaded as a causal language model"):
         settings = AutoConfig.from_pretrained(path, **options)
         with torch.device("meta"):
             causal = AutoModelForCausalLM.from_config(
@@ -144,11 +144,6 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
             )
             add_fused_lm_head(causal, outputs=("log_probs", "entropy"))
             policy = get_peft_model(causal, lora_config(config))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.path={model.path} cannot be loaded as a causal language model ({error}); give a folder or Hub id "
-            "of one."
-        ) from error
     for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
         parameter.data = parameter.data.float()
     switch_off_dropout(policy)

@@ -21,7 +21,7 @@ import numpy as np
 
 from mapft.config.fields import setting
 from mapft.rewards.score import NO_COLUMNS, OWN_ARGUMENTS, Columns, DeclaredScore, WithoutWeights
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, reason
 
 TRUST_VARIABLE = "MAPFT_TRUST"  # environment variable with more trusted packages, separated by commas
 TRUSTED_MODULES = ("trl.rewards",)
@@ -54,10 +54,10 @@ class FunctionScore(DeclaredScore):
         module, _, attribute = self.target.partition(":")
         try:
             target = getattr(importlib.import_module(module), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
-                f"target={self.target} cannot be imported ({error}); write module:function, with the module on the "
-                "Python path."
+                f"target={self.target} cannot be imported ({reason(error)}); write module:function, with the module on "
+                "the Python path."
             ) from error
         if inspect.isroutine(target) or inspect.isclass(target):  # the module may have imported it from elsewhere
             _require_trust("target", self.target, target.__module__ or "builtins")
@@ -77,7 +77,7 @@ class FunctionScore(DeclaredScore):
         """The module's source file; none for a module without one, or that does not exist (`load` reports it)."""
         try:
             spec = importlib.util.find_spec(self.target.partition(":")[0])
-        except Exception:  # importing a parent package can raise anything
+        except (Exception, SystemExit):  # importing a parent package can raise anything
             return []
         return [spec.origin] if spec is not None and spec.has_location and spec.origin else []
 
@@ -97,10 +97,10 @@ class FunctionScorer(WithoutWeights):
             )
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"rewards.{name}.target={settings.target} cannot be called with arguments={settings.arguments} "
-                f"({error}); correct the arguments, or the function."
+                f"({reason(error)}); correct the arguments, or the function."
             ) from error
 
     def score(self, prompts: Sequence[str], responses: Sequence[str], columns: Columns = NO_COLUMNS) -> np.ndarray:
@@ -110,7 +110,7 @@ class FunctionScorer(WithoutWeights):
             scores = self._call_with_timeout(lambda: self._call(list(prompts), list(responses), lists))
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             passed = ", ".join(f"{name}=[...]" for name in (*OWN_ARGUMENTS, *columns))
             raise UserError(
                 f"rewards.{self.name}: {self.settings.target} raised {type(error).__name__}: {error}; it is called as "

@@ -15,7 +15,7 @@ from mapft.config.fields import setting
 from mapft.rewards.model_scorer import ModelScore, ModelScorer, TokenRow
 from mapft.rewards.question import QuestionScore, rows_of
 from mapft.rewards.score import NO_COLUMNS, Columns
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, working_on
 from mapft.utils.text import encodable
 
 
@@ -94,9 +94,10 @@ class JudgeScorer(ModelScorer):
         if not self.tokenizer.chat_template:
             return list(self.tokenizer(text)["input_ids"])
         message = [{"role": "user", "content": text}]
-        ids = self.tokenizer.apply_chat_template(
-            message, add_generation_prompt=True, return_dict=True, **self.settings.chat_options
-        )["input_ids"]
+        with working_on(f"The chat template of {self.source}"):
+            ids = self.tokenizer.apply_chat_template(
+                message, add_generation_prompt=True, return_dict=True, **self.settings.chat_options
+            )["input_ids"]
         return list(ids)
 
     def _log_odds(self, batch: Any) -> Any:

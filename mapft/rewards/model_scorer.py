@@ -13,7 +13,7 @@ from mapft.config import Dtype
 from mapft.config.fields import setting
 from mapft.playground.paths import existing_or_hub
 from mapft.rewards.score import Score
-from mapft.utils.errors import UserError
+from mapft.utils.errors import working_on
 from mapft.utils.text import encodable
 
 TokenRow = dict[str, list[int]]  # one encoded text: input_ids, and token_type_ids where the tokenizer has segments
@@ -55,7 +55,7 @@ class ModelScore(Score):
                 model = getattr(transformers, self.auto_class).from_config(
                     config, trust_remote_code=self.trust_remote_code, dtype=dtype
                 )
-        except (OSError, ValueError):
+        except Exception:  # whatever transformers raises
             return 0
         return _nbytes(model)
 
@@ -72,6 +72,7 @@ class ModelScorer:
         from mapft.utils.device import device
 
         self.name, self.settings, self.device = name, settings, device()
+        self.source = f"rewards.{name}.path={settings.path}"
         model, self.tokenizer = _load(name, settings)
         self.model = model.eval().to(self.device)
         self.nbytes = _nbytes(model)
@@ -89,7 +90,8 @@ class ModelScorer:
 
     def encode(self, texts: Iterable[str]) -> list[TokenRow]:
         """The tokens of each text; of a text over `max_length` tokens, the last ones."""
-        columns = self.tokenizer([encodable(text) for text in texts], truncation=True, max_length=self.max_length)
+        with working_on(f"The tokenizer of {self.source}"):
+            columns = self.tokenizer([encodable(text) for text in texts], truncation=True, max_length=self.max_length)
         return [
             self.as_row({key: rows[number] for key, rows in columns.items()})
             for number in range(len(columns["input_ids"]))
@@ -97,7 +99,10 @@ class ModelScorer:
 
     def as_row(self, encoded: Mapping[str, Sequence[int]]) -> TokenRow:
         """An encoded text without its attention mask; a text without tokens becomes one padding token."""
+        from mapft.utils.weights import check_vocabulary
+
         row = {key: list(ids) for key, ids in encoded.items() if key != "attention_mask"}
+        check_vocabulary({"a token": max(row["input_ids"], default=0)}, self.model, self.source)
         return row if row["input_ids"] else {"input_ids": [self.tokenizer.pad_token_id or 0]}
 
     def score_batches(self, rows: Sequence[TokenRow], score: Callable[[Any], Any]) -> np.ndarray:
@@ -108,7 +113,8 @@ class ModelScorer:
         with torch.inference_mode():
             for batch in batches_by_length([len(row["input_ids"]) for row in rows], self.settings.batch_tokens):
                 padded = self.tokenizer.pad(_columns([rows[i] for i in batch]), return_tensors="pt")
-                batch_scores = score(padded.to(self.device)).double().cpu().numpy()
+                with working_on(self.source, "cannot score"):
+                    batch_scores = score(padded.to(self.device)).double().cpu().numpy()
                 scores |= dict(zip(batch, batch_scores, strict=True))
         return np.array([scores[i] for i in range(len(rows))])
 
@@ -127,12 +133,13 @@ def batches_by_length(lengths: Sequence[int], batch_tokens: int) -> list[list[in
 def _load(name: str, settings: ModelScore) -> tuple[Any, Any]:
     """The model with all its weights, and its tokenizer."""
     import transformers
-    from safetensors import SafetensorError
 
     from mapft.utils.device import whole_weights
+    from mapft.utils.weights import check_vocabulary, check_weights
 
+    source = f"rewards.{name}.path={settings.path}"
     path = existing_or_hub(settings.path, f"rewards.{name}.path")
-    try:
+    with working_on(source, f"cannot be loaded as a {settings.role}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             path, truncation_side="left", padding_side="right", **settings.hub_options
         )
@@ -141,18 +148,12 @@ def _load(name: str, settings: ModelScore) -> tuple[Any, Any]:
                 path,
                 dtype=str(settings.dtype),
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_weights names them
                 use_safetensors=None if settings.allow_pickle else True,
                 **settings.hub_options,
             )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(
-            f"rewards.{name}.path={settings.path} cannot be loaded as a {settings.role}: {error}"
-        ) from error
-    if loading["missing_keys"]:
-        raise UserError(
-            f"rewards.{name}.path={settings.path} has no weights for {sorted(loading['missing_keys'])[0]}, so they "
-            f"would be random; give a model that was trained as a {settings.role}."
-        )
+    check_weights(model, loading, source, settings.role)
+    check_vocabulary({"its padding token": tokenizer.pad_token_id}, model, source)
     return model, tokenizer
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -19,17 +18,16 @@ from transformers import (
 from mapft.config import TUNED, Dtype, ModelConfig, Quantization
 from mapft.playground.paths import existing_or_hub
 from mapft.utils.device import device, whole_weights
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, working_on
+from mapft.utils.weights import check_vocabulary, check_weights
 
 
 def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The policy's tokenizer, with padding and truncation on the left."""
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    try:
+    with working_on(f"The tokenizer of model.path={model.path}", "cannot be loaded"):
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", truncation_side="left", **options)
-    except (OSError, ValueError) as error:
-        raise UserError(f"The tokenizer of model.path={model.path} cannot be loaded: {error}") from error
     if not tokenizer("Why is the sky blue?")["input_ids"]:  # transformers returns one for a folder without a tokenizer
         raise UserError(f"The tokenizer of model.path={model.path} cannot be loaded: it returns no tokens for a text.")
     if tokenizer.eos_token_id is None:
@@ -48,8 +46,9 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     dtype = ("bfloat16" if bfloat16 else "float32") if model.dtype == Dtype.auto else model.dtype.value
+    source = f"model.path={model.path}"
     try:
-        with whole_weights():
+        with whole_weights(), working_on(source, "cannot be loaded as a causal language model"):
             policy, loading = AutoModelForCausalLM.from_pretrained(
                 path,
                 dtype=getattr(torch, dtype),
@@ -58,22 +57,19 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
                 device_map={"": device()},
                 use_safetensors=None if model.allow_pickle else True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # check_weights names them
                 **options,
             )
-    except ImportError as error:
-        if model.quantization is Quantization.none:
-            raise UserError(f"model.path={model.path} needs a package that is not installed: {error}") from error
+    except UserError as error:
+        if model.quantization is Quantization.none or not isinstance(error.__cause__, ImportError):
+            raise
         raise UserError(
             f"model.quantization={model.quantization.value} needs bitsandbytes; pip install 'mapft[quantization]'."
         ) from error
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"model.path={model.path} cannot be loaded as a causal language model: {error}") from error
-    if loading["missing_keys"]:
-        raise UserError(
-            f"model.path={model.path} has no weights for {sorted(loading['missing_keys'])[0]} and "
-            f"{len(loading['missing_keys']) - 1} more, so they would be random; give a causal language model."
-        )
+    check_weights(policy, loading, source, "causal language model")
     tokenizer = load_tokenizer(model)
+    special = {"its EOS token": tokenizer.eos_token_id, "its padding token": tokenizer.pad_token_id}
+    check_vocabulary(special, policy, source)
     clear_generation_defaults(policy, tokenizer)
     if model.adapter is not None:
         policy = _with_trained_adapter(policy, existing_or_hub(model.adapter, "model.adapter"))
@@ -83,10 +79,8 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
 def _with_trained_adapter(policy: PreTrainedModel, adapter: str) -> Any:
     from peft import PeftModel
 
-    try:
+    with working_on(f"model.adapter={adapter}", "cannot be loaded as an adapter of the model"):
         return PeftModel.from_pretrained(policy, adapter, is_trainable=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"model.adapter={adapter} cannot be loaded as an adapter of the model: {error}") from error
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
@@ -114,14 +108,12 @@ def load_adapter(policy: Any, adapter: Path) -> Any:
     """The policy with a run's adapter active, under the name TUNED; `base_policy_active` gives p0."""
     from peft import PeftModel
 
-    try:
+    with working_on(str(adapter), "cannot be loaded as an adapter of the model"):
         if isinstance(policy, PeftModel):
             policy.load_adapter(str(adapter), TUNED)
             policy.set_adapter(TUNED)
             return policy.eval()
         return PeftModel.from_pretrained(policy, str(adapter), TUNED).eval()
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{adapter} cannot be loaded as an adapter of the model: {error}") from error
 
 
 @contextmanager

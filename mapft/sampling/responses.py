@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 from mapft.config import SamplingConfig
 from mapft.sampling.models import base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
+from mapft.utils.errors import working_on
 from mapft.utils.forward import model_inputs
 from mapft.utils.oom import OomRetry
 from mapft.utils.seeds import derive_seed
@@ -77,7 +78,7 @@ def _generate_batch(
     padded = tokenizer.pad({"input_ids": [prompts.ids[p] for p in batch]}, padding_side="left", return_tensors="pt")
     padded = padded.to(policy.device)
     width = padded["input_ids"].size(1)
-    with torch.inference_mode():
+    with torch.inference_mode(), working_on(f"model.path={policy.name_or_path}", "cannot generate"):
         sequences = policy.generate(**padded, generation_config=config, synced_gpus=False)  # processes do not wait
     eos_ids = torch.tensor(policy.generation_config.eos_token_id, device=sequences.device)
     is_eos_NT = torch.isin(sequences[:, width:], eos_ids)

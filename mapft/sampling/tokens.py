@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerBase
 
 from mapft.config import DataConfig, SamplingConfig, TooLong
 from mapft.sampling.prompts import Prompt, PromptRow
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, working_on
 from mapft.utils.text import text_of
+from mapft.utils.weights import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ def tokenize(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> T
         )
     ids = []
     for prompt in prompts:
-        if isinstance(prompt, str):
-            ids.append(tokenizer(prompt)["input_ids"])
-        else:
-            ids.append(tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"])
+        with working_on(f"The prompt {text_of(prompt)[:60]!r}", f"cannot be tokenized by {tokenizer.name_or_path}"):
+            if isinstance(prompt, str):
+                encoded = tokenizer(prompt)
+            else:
+                encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+            ids.append(encoded["input_ids"])
     return TokenizedPrompts(ids, [text_of(prompt) for prompt in prompts])
 
 
@@ -84,13 +87,19 @@ def _cut(prompt: str, tokenizer: PreTrainedTokenizerBase, limit: int) -> str:
 
 
 def check_prompt_lengths(prompts: TokenizedPrompts, policy: Any, data: DataConfig, sampling: SamplingConfig) -> None:
-    """UserError for a prompt over data.max_prompt_tokens, or over the model's positions - sampling.max_new_tokens."""
+    """UserError for a prompt over data.max_prompt_tokens, or over the model's positions - sampling.max_new_tokens.
+
+    Also for one with a token that the model has no embedding for.
+    """
     context = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
     room = data.max_prompt_tokens if context is None else context - sampling.max_new_tokens
     limit = f"data.max_prompt_tokens={data.max_prompt_tokens}"
     if room < data.max_prompt_tokens:
         limit = f"the {context} positions of the model minus sampling.max_new_tokens={sampling.max_new_tokens}"
     for ids, text in zip(prompts.ids, prompts.texts, strict=True):
+        check_vocabulary(
+            {f"a token of the prompt {text[:60]!r}": max(ids, default=0)}, policy, f"model.path={policy.name_or_path}"
+        )
         if len(ids) > min(room, data.max_prompt_tokens):
             raise UserError(
                 f"A prompt of {len(ids)} tokens is longer than {limit}: {text[:60]!r}; shorten it, set "

@@ -3,8 +3,12 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 TORCH_SAVE = re.compile("failed writing file|iostream error")  # how torch.save says that a disk is full
+OUT_OF_MEMORY = re.compile("OutOfMemory|out of memory|can't allocate memory|CUDNN_STATUS_NOT_SUPPORTED")
+LOST = re.compile("gloo/transport|recvValue failed|remote process has terminated")  # of torch.distributed
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 
@@ -14,6 +18,38 @@ class UserError(ValueError):
     The message is one sentence: what is wrong (with the offending value), why, and what to do instead.
     The command line prints it without a traceback and exits with code 2; any other exception is internal (code 1).
     """
+
+
+@contextmanager
+def working_on(source: str, problem: str = "cannot be used") -> Iterator[None]:
+    """Inside, libraries work on input of the user: whatever they raise is a UserError, "{source} {problem}: ...".
+
+    source: what the user gave, with the name of its setting. What is not about the input is raised as it is: memory
+    that runs out, and files that cannot be opened or written (`file_error`).
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, MemoryError) or OUT_OF_MEMORY.search(f"{type(error)} {error}") or file_error(error):
+            raise
+        raise UserError(f"{source} {problem}: {reason(error).rstrip('.')}.") from error
+
+
+def reason(error: BaseException) -> str:
+    """The message of an error on one line, with its type where the message alone may say little."""
+    named = not isinstance(error, ValueError | OSError | ImportError)
+    return " ".join(f"{f'{type(error).__name__}: ' if named else ''}{error}".split())
+
+
+def lost_process(error: BaseException | None) -> bool:
+    """Whether a collective operation failed because another process of the run has ended."""
+    while error is not None:
+        if isinstance(error, RuntimeError) and LOST.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def file_error(error: BaseException | None) -> str:

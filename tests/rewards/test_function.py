@@ -69,6 +69,15 @@ def raises(prompts, completions):
     raise IndexError("list index out of range")
 
 
+def ends(prompts, completions):
+    sys.exit("the judge has no licence")
+
+
+class Ending:
+    def __init__(self):
+        sys.exit("no licence")
+
+
 def waits(prompts, completions):
     threading.Event().wait(30)
 
@@ -134,6 +143,7 @@ def test_a_column_that_the_settings_do_not_name_is_not_passed():
         ("no_scores", r"no_scores returned numbers of shape \(\) for 1 responses"),
         ("two_columns", r"two_columns returned numbers of shape \(1, 2\) for 1 responses"),
         ("raises", "raises raised IndexError: list index out of range; it is called as"),
+        ("ends", "ends raised SystemExit: the judge has no licence; it is called as"),
         ("missing", "cannot be imported"),
     ],
 )
@@ -145,6 +155,11 @@ def test_a_function_that_does_not_return_one_number_per_response_is_rejected(fun
 def test_a_target_without_a_function_is_rejected():
     with pytest.raises(UserError, match=r"rewards.v.target=nowhere cannot be imported .*write module:function"):
         score("four", kind="function", target="nowhere")
+
+
+def test_a_class_that_ends_the_process_is_rejected():
+    with pytest.raises(UserError, match=r"cannot be called with arguments=\{\} \(SystemExit: no licence\)"):
+        score("four", kind="function", target=f"{__name__}:Ending")
 
 
 def test_a_call_that_exceeds_the_timeout_is_rejected():
