@@ -2,7 +2,7 @@
 
 import sys
 
-from mapft.utils.errors import UserError, file_error
+from mapft.utils.errors import UserError, file_error, lost_process
 from mapft.utils.redact import redact_urls
 
 
@@ -13,6 +13,9 @@ def report(error: BaseException, job: str = "") -> int:
     """
     from mapft.config.compose import describe_error, is_composition_error
 
+    if lost_process(error):
+        print("mapft: another process of this run has ended; its own message says why.", file=sys.stderr)
+        return 1
     about_file = "" if isinstance(error, UserError) else file_error(error)
     internal = not about_file and not isinstance(error, UserError) and not is_composition_error(error)
     sentence = redact_urls(about_file or describe_error(error))

@@ -8,7 +8,7 @@ from tenacity import RetryCallState, retry, retry_if_exception, stop_after_attem
 from torch import nn
 
 from mapft.ppo.trl_seam import function_name, is_async_callable
-from mapft.utils.errors import UserError
+from mapft.utils.errors import UserError, lost_process
 
 logger = get_logger(__name__)
 
@@ -18,8 +18,9 @@ FIRST_WAIT = 1.0  # seconds before the second call; each further wait is twice a
 def with_retries(reward_func: Any, retries: int = 0) -> Any:
     """The same function; what it raises in the last of `retries` further calls becomes a UserError that names it.
 
-    Models are returned unchanged. A UserError is final: a wrong setting is wrong in the next call too. TRL refuses a
-    wrong number of rewards, and the trainer a reward that is not finite; both name the function.
+    Models are returned unchanged. A UserError is final, as a wrong setting is wrong in the next call too; so is
+    the loss of another process, which is not the function's error. TRL refuses a wrong number of rewards, and the
+    trainer a reward that is not finite; both name the function.
     """
     if isinstance(reward_func, str | nn.Module):
         return reward_func
@@ -35,8 +36,11 @@ def with_retries(reward_func: Any, retries: int = 0) -> Any:
         error = f"{_failure(name, state)}; it is called with the keyword arguments {arguments}."
         raise UserError(error) from state.outcome.exception()
 
+    def may_succeed(error: BaseException) -> bool:
+        return isinstance(error, Exception) and not isinstance(error, UserError) and not lost_process(error)
+
     again = retry(
-        retry=retry_if_exception(lambda error: isinstance(error, Exception) and not isinstance(error, UserError)),
+        retry=retry_if_exception(may_succeed),
         stop=stop_after_attempt(retries + 1),
         wait=wait_exponential(FIRST_WAIT),
         before_sleep=warn,

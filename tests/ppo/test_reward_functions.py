@@ -85,6 +85,18 @@ def test_a_user_error_is_not_retried(tmp_path):
     assert len(calls) == 1
 
 
+def test_the_loss_of_another_process_is_not_blamed_on_the_function():
+    calls, lost = [], RuntimeError("[/torch/gloo/transport/tcp/pair.cc:544] Connection closed by peer")
+
+    def gathers(completions):
+        calls.append(1)
+        raise lost
+
+    with pytest.raises(RuntimeError) as caught:
+        reward_functions.with_retries(gathers, retries=5)(completions=[])
+    assert (caught.value, len(calls)) == (lost, 1)
+
+
 def test_an_interrupt_is_not_retried():
     def interrupted(completions):
         raise KeyboardInterrupt
