@@ -4,6 +4,7 @@ import pandas as pd
 
 from mapft.pipeline.artifacts import write_table
 from mapft.pipeline.run import Run
+from mapft.pipeline.score import check_scores
 from mapft.sampling.split import load_split, rendered_table
 from mapft.utils.seeds import derive_seed
 
@@ -37,6 +38,7 @@ def _generate(run: Run) -> pd.DataFrame:
     from mapft.sampling.tokens import check_prompt_lengths, token_rows
 
     config, prompts = run.config, run.prompts
+    check_scores(run)
     policy, tokenizer = load_policy(config.model)
     check_prompt_lengths(token_rows(prompts.training + prompts.held_out), policy, config.data, config.sampling)
     with run.progress() as update:

@@ -8,6 +8,7 @@ from mapft.pipeline.artifacts import write_table
 from mapft.pipeline.run import Run
 from mapft.rewards.score import own_columns
 from mapft.sampling.prompts import PromptRow, columns_of
+from mapft.utils.text import text_of
 
 
 def score(run: Run) -> None:
@@ -15,6 +16,21 @@ def score(run: Run) -> None:
     if run.is_main and not run.folder.scores.exists():
         write_table(run.folder.scores, score_table(run, run.samples, run.prompts.pilot, "scoring"))
     run.wait_for(run.folder.scores)
+
+
+def check_scores(run: Run) -> None:
+    """UserError, before the pilot, for a score that cannot be loaded, or whose model cannot score the first prompt."""
+    from mapft.rewards.scoring import check_finite
+    from mapft.utils.device import free_memory
+
+    row = run.prompts.pilot[0]
+    for name, score in run.scores.items():
+        scorer = score.load(name)
+        if scorer.nbytes:  # a function or a server may take long, cost, or count its calls
+            columns = own_columns(name, score, columns_of([row]))
+            check_finite(name, scorer.score([text_of(row.prompt)], [""], columns))
+        del scorer
+        free_memory()
 
 
 def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], what: str) -> pd.DataFrame:
