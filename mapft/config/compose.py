@@ -29,8 +29,9 @@ def compose(
 ) -> None:
     """Run job(settings) once, or once for each job of a sweep (-m).
 
-    name: of a file in conf/. modes: the schemas of group `mode`. on_failure: told the error and the overrides of a job
-    that failed while the other jobs of its sweep continue. Raises what the job raises; in a sweep, the first error.
+    name: of a file in conf/. modes: the schemas of group `mode`. on_failure: told the error of a job that failed while
+    the other jobs of its sweep continue, and the overrides that it does not share with them. Raises what the job
+    raises; in a sweep, the first error.
     """
     import hydra
     import hydra.core.hydra_config
@@ -63,7 +64,7 @@ def compose(
             return job(settings)
         except Exception as error:
             if sweep:  # the other jobs continue; Hydra raises the first error when all have ended
-                on_failure(error, " ".join(map(redact_command, running.overrides.task)))
+                on_failure(error, " ".join(map(redact_command, _swept(running.overrides.task, overrides))))
                 error.add_note(REPORTED)
                 raise
             failures.append(error)
@@ -75,6 +76,15 @@ def compose(
         sys.argv = before
     if failures:
         raise failures[0]
+
+
+def _swept(job: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Of a job's overrides, those that the command does not set to one value."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = OverridesParser.create().parse_overrides([word for word in overrides if not word.startswith("-")])
+    fixed = {override.get_key_element() for override in given if not override.is_sweep_override()}
+    return [word for word in job if word.partition("=")[0] not in fixed]
 
 
 def to_config(settings: Any) -> Config:

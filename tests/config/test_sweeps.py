@@ -44,8 +44,7 @@ def test_a_job_that_fails_does_not_lose_the_others(swept, capfd):
     assert main(command) == 2
     said = capfd.readouterr()
     assert said.out.count("Predicted and realized") == 2
-    assert "palette.quantiles.vowels=2" in said.err
-    assert "quantile 2.0 of value 'vowels' is outside [0, 1]" in said.err
+    assert "mapft: +palette.quantiles.vowels=2: the quantile 2.0 of value 'vowels' is outside [0, 1]" in said.err
     assert {run: unchanged(run) for run in [*runs.glob("run-*"), *entries(runs / "cache")]} == before
 
 
