@@ -51,6 +51,7 @@ class LevelBar(ProgressCallback):
 
     def __init__(self, targets: Mapping[str, float], sd: Mapping[str, float]) -> None:
         super().__init__()
+        self.training_bar: Any = None
         self.targets = {name: target for name, target in targets.items() if sd[name] > 0}
         self.sd = sd
         self.note = ""
@@ -90,5 +91,10 @@ class LevelBar(ProgressCallback):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close the bar."""
-        if self.lines is None:
-            super().on_train_end(args, state, control)
+        self.close()
+
+    def close(self) -> None:
+        """End the line of the bar, also where training failed, so that the next message has its own."""
+        if self.training_bar is not None:
+            self.training_bar.close()
+            self.training_bar = None

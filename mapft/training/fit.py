@@ -5,6 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,9 +106,9 @@ def fit(
             "all-linear, or a regular expression for its module names."
         ) from error
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(LevelBar(objective.targets, objective.sd))
+    trainer.add_callback(bar := LevelBar(objective.targets, objective.sd))
     tracking.completions = lambda: trainer.completions
-    with tracking:
+    with tracking, closing(bar):
         if objective.lam != objective.reference_lam:
             trainer.train(resume_from_checkpoint=checkpoint)
             if args.replay_batch:

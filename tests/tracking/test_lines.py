@@ -2,6 +2,7 @@
 
 import io
 import sys
+from contextlib import closing
 from types import SimpleNamespace
 
 import pytest
@@ -71,11 +72,23 @@ def test_a_log_file_gets_one_line_with_all_names_at_a_time(monkeypatch, capfd, w
     ]
 
 
-def test_a_terminal_of_80_columns_gets_a_bar_with_all_names(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_a_message_after_a_bar_has_a_line_of_its_own(monkeypatch):
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with closing(level_bar()) as bar:  # as in `fit`, when training fails
+        bar.on_train_begin(None, state(20), None)
+        bar.on_step_end(None, state(21), None)
+        held = bar.training_bar  # as by the traceback
+    assert held.n == 21
+    assert screen.getvalue().endswith("\n")
+
+
+def test_a_terminal_of_80_columns_gets_a_bar_with_all_names(monkeypatch):
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
     bar = level_bar()

@@ -4,6 +4,7 @@ Legend: N pilot samples.
 """
 
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,14 +104,15 @@ def _train(mode: DPO, inputs: Any) -> None:
         callbacks=[JsonLines(folder.logs, {}), MarkComplete()],
     )
     dpo.remove_callback(ProgressCallback)
-    dpo.add_callback(LevelBar({}, {}))
+    dpo.add_callback(bar := LevelBar({}, {}))
     checkpoint = newest_complete(folder.checkpoints, last_file=COMPLETE)
     if checkpoint and (processes := (Path(checkpoint) / COMPLETE).read_text("utf-8")) != str(args.world_size):
         raise UserError(
             f"{checkpoint} is of {processes} processes, and DPO takes as many steps as its number of processes "
             f"decides; continue with {processes}, or move {folder.checkpoints} away."
         )
-    dpo.train(resume_from_checkpoint=checkpoint)
+    with closing(bar):
+        dpo.train(resume_from_checkpoint=checkpoint)
     save_adapter(dpo, folder.adapter)
 
 
