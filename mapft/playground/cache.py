@@ -5,10 +5,8 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 
-from filelock import FileLock
-
 from mapft.utils.errors import UserError
-from mapft.utils.files import write_atomically
+from mapft.utils.files import locked, write_atomically
 
 from .builder import MODELS, build, remove_leftovers, write_requests
 
@@ -44,8 +42,7 @@ def cache_folder() -> Path:
 
 
 def _build_once(world: Path, size: str) -> None:
-    world.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(world.with_suffix(".lock")):
+    with locked(world):
         if not world.exists():
             remove_leftovers(world)
             build(world, SEED, _size=size)

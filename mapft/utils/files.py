@@ -34,7 +34,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     """The error for a file or folder that the system refuses to create."""
-    return UserError(f"{path} cannot be written ({error.strerror or error}); free space or choose output=...")
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}); free space or choose output=..., or the environment "
+        "variable MAPFT_CACHE for the cache."
+    )
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -109,5 +112,8 @@ def remove_leftovers(folder: Path) -> None:
 def locked(entry: Path) -> FileLock:
     """A lock for the one process that writes the entry; the system releases it when that process dies."""
     locks = entry.parent / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    try:
+        locks.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(locks, error) from error
     return FileLock(locks / entry.name)

@@ -63,6 +63,14 @@ def test_a_file_that_is_no_gguf_model(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob("*gguf*"))
 
 
+@pytest.mark.parametrize("name", ["policy", "requests"])
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, name):
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setenv("MAPFT_CACHE", str(tmp_path / "file" / "mapft"))
+    with pytest.raises(UserError, match=r"file/mapft.* cannot be written \(Not a directory\); .* MAPFT_CACHE"):
+        resolve(f"playground:{name}")
+
+
 @smollm2
 @pytest.mark.slow
 def test_a_gguf_model_becomes_an_ordinary_folder_once(tmp_path, monkeypatch):
