@@ -18,6 +18,7 @@ EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapf
     "quantization": "a base in 4 or 8 bits (model.quantization=nf4)",
     "sentiment": "scores of kind sentiment",
     "format": "JSON schemas in scores of kind format",
+    "gguf": "models in GGUF files (model.path=MODEL.gguf)",
     "tensorboard": "tracking=tensorboard",
     "dashboard": "mapft dashboard pushed to W&B",
     "ui": "mapft ui",

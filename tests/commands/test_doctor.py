@@ -1,6 +1,8 @@
 """`mapft doctor`. Truth: this environment, and one that has been broken."""
 
+import tomllib
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 
@@ -39,6 +41,11 @@ def test_what_is_wrong_is_named_with_a_remedy(capfd, monkeypatch):
     said = capfd.readouterr().out
     assert "A run would fail because of peft, trl, cache; see the table." in said.replace("\n", " ")
     assert "pip install 'mapft[ui]'" in said, "brackets are not markup"
+
+
+def test_every_extra_is_explained():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert set(doctor.EXTRAS) == set(project["optional-dependencies"]) - {"dev"}
 
 
 @pytest.mark.parametrize(
