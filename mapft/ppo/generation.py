@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from mapft.ppo.batch import Batch, padded, padded_batch
-from mapft.ppo.policy import all_fp32
 from mapft.ppo.ppo_config import EXACT_SAMPLING, PPOConfig
-from mapft.ppo.sampled_log_probs import record_log_probs
 from mapft.ppo.trl_seam import Generate, TRLSeam
 from mapft.utils.errors import UserError
+from mapft.utils.forward import all_fp32
 from mapft.utils.oom import OomRetry
+from mapft.utils.sampled_log_probs import record_log_probs
 from mapft.utils.text import response_texts
 
 PROMPT_TOKENS = "prompt_token_ids"  # column of a dataset with the tokens of each prompt, which is then not rendered

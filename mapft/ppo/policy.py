@@ -2,24 +2,9 @@
 
 from typing import Any
 
-import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import GenerationConfig
-
-from mapft.ppo.trl_seam import is_quantized
-
-
-def causal_model(model: Any) -> Any:
-    """The causal language model inside its adapter."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model
-
-
-def all_fp32(causal: Any) -> bool:
-    """Whether every weight of the model is fp32, its adapter's included."""
-    return not is_quantized(causal) and all(
-        p.dtype == torch.float32 for p in causal.parameters() if p.is_floating_point()
-    )
 
 
 def switch_off_dropout(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ An iteration is one `rollout` (rollout.py) and the optimizer steps on it, whose 
 Shapes: B responses of this process, T response tokens.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,12 +18,10 @@ from mapft.ppo.arguments import check_arguments, check_tokenizer
 from mapft.ppo.batch import Batch, plan_epoch, select_rows
 from mapft.ppo.critic import Critic
 from mapft.ppo.generation import TokenGenerator
-from mapft.ppo.log_probs import response_log_probs
 from mapft.ppo.loss import policy_loss, variance_loss
 from mapft.ppo.metrics import log_update, timed
 from mapft.ppo.policy import (
     adapter_state,
-    causal_model,
     remove_decoding_defaults,
     restore_adapter,
     switch_off_dropout,
@@ -33,7 +32,11 @@ from mapft.ppo.replay import ReplayStore
 from mapft.ppo.reward_functions import with_retries
 from mapft.ppo.rollout import RolloutTrainer
 from mapft.ppo.schedule import Progress, in_whole_iterations, prompts_per_iteration, warm_start_iterations
+from mapft.ppo.step_zero import check_policy, check_training_mode, exact_head
+from mapft.ppo.trl_seam import fused_log_probs, whole_weights_of
+from mapft.utils.consistency import own_log_probs, padded_pass
 from mapft.utils.device import peak_gb
+from mapft.utils.forward import Head, causal_model, own_head, response_log_probs
 from mapft.utils.seeds import derive_seed
 
 
@@ -68,6 +71,10 @@ class PPOTrainer(RolloutTrainer):
         self.begun = Progress(0, warm_start_iterations(args, self.replay.groups))
         args = in_whole_iterations(args, len(train_dataset), self.begun.warm_start)
         adapter = adapter_state(model)
+        initial_N = None
+        if not isinstance(model, str):
+            with whole_weights_of(model):
+                initial_N = own_log_probs(model)
         functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         functions = [with_retries(function, args.reward_retries) for function in functions]
         super().__init__(model, functions, args=args, train_dataset=train_dataset, **kwargs)
@@ -78,9 +85,9 @@ class PPOTrainer(RolloutTrainer):
                 switch_off_dropout(network)
         causal = causal_model(self.model)
         remove_decoding_defaults(causal, self.eos_token_ids, self.text_tokenizer.pad_token_id)
+        self.head, features = self.checked_head(initial_N)
         with torch.random.fork_rng():  # every process starts with the same critic
             torch.manual_seed(derive_seed(args.seed, "critic"))
-            features = causal.get_output_embeddings().in_features
             self.critic = Critic(features, args.critic_width, args.critic_learning_rate)
         self.critic.to(self.accelerator.device)
         # TRL never compiles; on a GPU the purpose of a static cache is to decode with a compiled step.
@@ -91,6 +98,18 @@ class PPOTrainer(RolloutTrainer):
         self._plan: list[Tensor] = []
         self._rollout_seconds = 0.0
         self._has_reference = False  # whether the stored responses have log p0
+
+    def checked_head(self, initial_N: Tensor | None) -> tuple[Head, int]:
+        """What computes log-probabilities in training, and the width of its input, after the checks of step_zero.py.
+
+        initial_N: `own_log_probs` of the model that was given, where it is known.
+        """
+        with whole_weights_of(self.model), self.accelerator.autocast():
+            check_policy(self.model, self.reference, initial_N)
+            if self.args.disable_dropout:
+                check_training_mode(self.model)
+            head = exact_head(self.model, fused_log_probs, partial(own_head, temperature=self.temperature))
+            return head, padded_pass(self.model, head)[1].size(-1)
 
     def next_micro_batch(self, rows: list[dict[str, Any]]) -> Batch:
         """The next micro-batch, of a new rollout where the last one has been used for num_ppo_epochs epochs."""
@@ -128,7 +147,8 @@ class PPOTrainer(RolloutTrainer):
 
     def fresh_loss(self, model: Any, batch: Batch) -> Tensor:
         """The clipped policy loss of responses of the last rollout."""
-        logp_BT, entropy_BT, _ = response_log_probs(model, batch, self.accelerator)
+        with self.accelerator.autocast():
+            logp_BT, entropy_BT, _ = response_log_probs(model, batch, self.head)
         loss, sums = policy_loss(
             logp_BT,
             batch["old_logp"],
@@ -144,7 +164,8 @@ class PPOTrainer(RolloutTrainer):
     def replay_loss(self, model: Any, position: int) -> Tensor:
         """The regression on stored responses; divided by the same constant length as the policy loss."""
         batch = self.replayed(position)
-        logp_BT, _, _ = response_log_probs(model, batch, self.accelerator)
+        with self.accelerator.autocast():
+            logp_BT, _, _ = response_log_probs(model, batch, self.head)
         log_ratio_B = (logp_BT * batch["mask"]).sum(dim=1) - batch["ref_logp"]
         loss = batch["share"] * variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
         self.metrics["loss/replay_avg"].append(self.accelerator.reduce(loss.detach(), reduction="mean").item())

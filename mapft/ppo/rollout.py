@@ -18,9 +18,9 @@ from mapft.ppo.estimation import advantages_and_returns, explained_variance, k1,
 from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
 from mapft.ppo.log_probs import batched_log_probs
 from mapft.ppo.metrics import log_objective, log_rewards, timed
-from mapft.ppo.policy import causal_model
 from mapft.ppo.replay import Group, flattened
 from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
+from mapft.utils.forward import Head, causal_model
 from mapft.utils.seeds import derive_seed
 
 LOG_RATIO = "log_ratio"  # the argument of reward functions that has log pi(y|x)/p0(y|x) of each response
@@ -30,6 +30,7 @@ ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability,
 class RolloutTrainer(ResumableTrainer):
     """The first half of a PPO iteration."""
 
+    head: Head
     token_generator: TokenGenerator
 
     def rollout(self, rows: list[dict[str, Any]]) -> Batch:
@@ -68,7 +69,7 @@ class RolloutTrainer(ResumableTrainer):
         self, prompt_ids: list[list[int]], generate: Generate
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         """See `TokenGenerator`; in one part where generation gathers sharded weights, as often on every process."""
-        causal = causal_model(self.accelerator.unwrap_model(self.model))
+        causal = causal_model(self.model)
         splittable = not (self.is_fsdp_enabled or is_zero3_enabled())
         # TRL switches checkpointing off to generate, but not on again where generation raises.
         with without_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
@@ -87,8 +88,9 @@ class RolloutTrainer(ResumableTrainer):
     def log_probs(self, model: Any, batch: Batch, *, features: bool) -> tuple[Tensor, Tensor]:
         """log p(token) under `model` (B, T) without gradients and, if requested, its hidden states (B, T, D)."""
         rows_per_pass = self.args.local_rollout_forward_batch_size
-        with without_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
-            return batched_log_probs(model, batch, self.accelerator, rows_per_pass=rows_per_pass, features=features)
+        checkpointing = self.args.gradient_checkpointing_kwargs
+        with self.accelerator.autocast(), without_gradient_checkpointing(self.model, checkpointing):
+            return batched_log_probs(model, batch, self.head, rows_per_pass=rows_per_pass, features=features)
 
     @contextmanager
     def reference(self) -> Iterator[Any]:

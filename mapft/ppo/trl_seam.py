@@ -38,12 +38,12 @@ __all__ = [
     "fused_log_probs",
     "is_async_callable",
     "is_deepspeed",
-    "is_quantized",
     "is_zero3_enabled",
     "model_path",
     "pad",
     "set_deepspeed_state",
     "use_adapter",
+    "whole_weights_of",
     "without_deepspeed_loading",
     "without_gradient_checkpointing",
 ]
@@ -242,17 +242,24 @@ def fused_log_probs(
     return outputs.log_probs, outputs.entropy, states[0]
 
 
-def is_quantized(causal: Any) -> bool:
-    """Whether the weights are quantized."""
-    return getattr(causal, "hf_quantizer", None) is not None
-
-
 def model_path(model: Any) -> str:
     """The path or Hub name that a model was loaded from; empty for one built in memory."""
     return model.config._name_or_path
 
 
 # ---------------------------------------------------------------------- DeepSpeed
+
+
+@contextmanager
+def whole_weights_of(model: nn.Module) -> Iterator[None]:
+    """Inside, each process has all weights, also of a model that was loaded in shards under ZeRO-3."""
+    if not is_zero3_enabled():
+        yield
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters(list(model.parameters())):
+        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ Legend: N responses, T tokens.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,7 @@ from mapft.config import SamplingConfig
 from mapft.sampling.models import base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import working_on
-from mapft.utils.forward import model_inputs
+from mapft.utils.forward import own_head, response_log_probs
 from mapft.utils.oom import OomRetry
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import response_texts
@@ -95,35 +96,33 @@ def _generate_batch(
         row["prompt_token_ids"], row["response_token_ids"] = prompts.ids[row["prompt_id"]], response_ids.tolist()
     if measure_kl:
         mask_NT = torch.arange(is_eos_NT.size(1), device=lengths_N.device) < lengths_N[:, None]
-        log_ratio_N = _log_ratio(policy, sequences, padded["attention_mask"], mask_NT, config.temperature)
+        tokens = {
+            "prompt_ids": padded["input_ids"],
+            "prompt_mask": padded["attention_mask"],
+            "completion_ids": sequences[:, width:],
+            "mask": mask_NT.long(),
+        }
+        log_ratio_N = _log_ratio(policy, tokens, config.temperature)
         for row, log_ratio in zip(rows, log_ratio_N.tolist(), strict=True):
             row["kl"] = log_ratio
     return rows
 
 
-def _log_ratio(
-    policy: Any, sequences: torch.Tensor, prompt_mask: torch.Tensor, mask_NT: torch.Tensor, temperature: float
-) -> torch.Tensor:
-    """log pi(y|x) - log p0(y|x), (N,), of a policy with an adapter."""
-    attention = torch.cat([prompt_mask, mask_NT.long()], dim=1)
-    tuned_N = log_prob(policy, sequences, attention, mask_NT, temperature)
+def _log_ratio(policy: Any, tokens: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:
+    """log pi(y|x) - log p0(y|x), (N,), of a policy with an adapter; top_k and top_p are ignored."""
+    tuned_N = log_prob(policy, tokens, temperature)
     with base_policy_active(policy):
-        return tuned_N - log_prob(policy, sequences, attention, mask_NT, temperature)
+        return tuned_N - log_prob(policy, tokens, temperature)
 
 
 @torch.inference_mode()
-def log_prob(
-    policy: Any, sequences: torch.Tensor, attention: torch.Tensor, mask_NT: torch.Tensor, temperature: float = 1.0
-) -> torch.Tensor:
+def log_prob(policy: Any, tokens: dict[str, torch.Tensor], temperature: float = 1.0) -> torch.Tensor:
     """sum_t log softmax(logits_t / temperature)[y_t] over the response tokens, (N,), in fp32.
 
-    top_k and top_p are ignored. 32 rows at a time bound the memory of the logits.
+    tokens: see `response_log_probs`. 32 rows at a time bound the memory of the logits.
     """
-    length = mask_NT.size(1)
-    parts = []
-    for rows in torch.arange(len(sequences), device=sequences.device).split(32):
-        inputs = model_inputs(policy.get_base_model(), sequences[rows], attention[rows])
-        logits = policy(**inputs, logits_to_keep=length + 1).logits[:, :-1]
-        logp = (logits.float() / temperature).log_softmax(-1).gather(-1, sequences[rows, -length:, None]).squeeze(-1)
-        parts.append((logp * mask_NT[rows]).sum(1))
+    head, parts = partial(own_head, temperature=temperature), []
+    for rows in torch.arange(len(tokens["mask"])).split(32):
+        part = {name: array[rows] for name, array in tokens.items()}
+        parts.append(response_log_probs(policy, part, head)[0].sum(1))
     return torch.cat(parts)

@@ -43,6 +43,11 @@ def reason(error: BaseException) -> str:
     return " ".join(f"{f'{type(error).__name__}: ' if named else ''}{error}".split())
 
 
+def first_sentence(error: BaseException) -> str:
+    """What a library's error says first, as a part of a UserError's sentence."""
+    return str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+
+
 def lost_process(error: BaseException | None) -> bool:
     """Whether a collective operation failed because another process of the run has ended."""
     while error is not None:

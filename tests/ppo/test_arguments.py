@@ -2,19 +2,13 @@
 
 import pytest
 from datasets import Dataset
-from peft import LoraConfig, PromptTuningConfig
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM
 
 from mapft.ppo import PPOConfig, PPOTrainer
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
-from tests.ppo.trainers import QUIET_CPU, make_trainer
-
-
-@pytest.mark.parametrize("initialisation", ["pissa", "olora"])
-def test_an_adapter_that_rewrites_the_base_is_refused(tmp_path, initialisation):
-    adapter = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=initialisation)
-    with pytest.raises(UserError, match=f"init_lora_weights={initialisation} rewrites the base"):
-        make_trainer(tmp_path, [tabular.TableReward(None)], peft_config=adapter)
+from tests.ppo.trainers import QUIET_CPU, lora, make_trainer
 
 
 @pytest.mark.parametrize(
@@ -30,6 +24,21 @@ def test_an_adapter_that_rewrites_the_base_is_refused(tmp_path, initialisation):
 def test_policies_without_a_reference_are_refused(tmp_path, arguments, message):
     with pytest.raises(UserError, match=message):
         make_trainer(tmp_path, [tabular.TableReward(None)], **arguments)
+
+
+def test_adapters_that_trl_would_drop_or_not_train_are_refused(tmp_path):
+    tabular.model().save_pretrained(tmp_path / "base")
+    base, folder = str(tmp_path / "base"), str(tmp_path / "adapter")
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), lora()).save_pretrained(folder)
+    plain, other = (AutoModelForCausalLM.from_pretrained(base) for _ in range(2))
+    for model, message in (
+        (folder, "has an adapter inside, which training would drop"),
+        (AutoModelForCausalLM.from_pretrained(folder), "has an adapter inside, which training would drop"),
+        (PeftModel.from_pretrained(plain, folder), "nothing would be trained; load it with .* is_trainable=True"),
+        (PeftModel.from_pretrained(other, folder, "sft", is_trainable=True), "is called sft, but TRL trains"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_trainer(tmp_path, [tabular.TableReward(None)], model, peft_config=None)
 
 
 def test_tools_and_streamed_datasets_are_refused(tmp_path):

@@ -16,8 +16,8 @@ from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_conf
 from trl import DPOConfig, GRPOTrainer
 
 from mapft.ppo import PPOConfig, PPOTrainer, trl_seam
-from mapft.ppo.policy import causal_model
 from mapft.utils.device import whole_weights
+from mapft.utils.forward import causal_model
 from tests.ppo import tabular
 from tests.ppo.trainers import QUIET_CPU, Record, lora, make_trainer, move_policy, table_reward
 
@@ -274,7 +274,6 @@ def test_padding_functions_and_models():
     assert trl_seam.function_name(judge) == "judge"
     assert trl_seam.is_async_callable(judge)
     assert not trl_seam.is_async_callable(table_reward())
-    assert not trl_seam.is_quantized(tabular.model())
 
 
 def test_a_loaded_model_has_a_path_and_one_in_memory_has_none(tmp_path):
