@@ -53,11 +53,31 @@ def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[s
             policy = PeftModel.from_pretrained(base, str(adapter), name)
         else:
             policy.load_adapter(str(adapter), name)
+        policy.peft_config[name].use_rslora = False  # the factors of an average include the scale
+    _check_parts(policy, list(adapters))
     total = sum(weights[name] for name in adapters)
     shares = [weights[name] / total for name in adapters]
     policy.add_weighted_adapter(list(adapters), shares, "soup", combination_type="cat")
-    policy.peft_config["soup"].use_rslora = False  # the factors include the scale
     temporary = folder.path / f".{folder.adapter.name}{TEMPORARY}"
     policy.save_pretrained(str(temporary), selected_adapters=["soup"])
     (temporary / "soup").rename(folder.adapter)
     shutil.rmtree(temporary)
+
+
+def _check_parts(policy: Any, names: list[str]) -> None:
+    """UserError for an adapter that has more than the low-rank factors that are averaged."""
+    from mapft.utils.consistency import agree, difference, own_log_probs
+
+    for name in names:
+        policy.set_adapter(name)
+        adapter_N = own_log_probs(policy)
+        policy.add_weighted_adapter(names, [float(other == name) for other in names], "part", combination_type="cat")
+        policy.set_adapter("part")
+        part_N = own_log_probs(policy)
+        policy.set_adapter(name)
+        policy.delete_adapter("part")
+        if not agree(adapter_N, part_N, policy):
+            raise UserError(
+                f"The adapter {name} cannot be averaged, because its low-rank factors alone differ from it by "
+                f"{difference(adapter_N, part_N):.2g} nats per token; train it as LoRA without additions such as DoRA."
+            )

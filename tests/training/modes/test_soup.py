@@ -74,6 +74,16 @@ def test_the_average_of_equal_rank_stabilised_adapters_is_that_adapter(tmp_path,
         torch.testing.assert_close(soup[name], weight, atol=1e-5, rtol=0)
 
 
+def test_adapters_that_are_more_than_low_rank_factors_are_refused(tmp_path, model):
+    """The magnitudes of DoRA are not averaged."""
+    random_adapter(model, tmp_path / "plain", 0, r=2)
+    random_adapter(model, tmp_path / "dora", 1, r=2, use_dora=True)
+    adapters = {"one": tmp_path / "plain", "two": tmp_path / "dora"}
+    with pytest.raises(UserError, match="The adapter two cannot be averaged, .* differ from it by .* nats per token"):
+        average(model, adapters, {"one": 1.0, "two": 1.0}, RunFolder(tmp_path))
+    assert not (tmp_path / "adapter").exists()
+
+
 def test_dora_adapters_are_refused_before_any_training(tmp_path):
     mode, variants = Soup(name="soup", weights={"a": 1.0}), []
     config = make_config(mode=mode, adapter=AdapterConfig(use_dora=True))
