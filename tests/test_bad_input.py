@@ -230,7 +230,7 @@ MODELS = [
     ("model.adapter={empty}", "cannot be loaded as an adapter of the model"),
     ("model.adapter={model}", "cannot be loaded as an adapter of the model"),
     ("model.attn_implementation=magic", 'Specified `attn_implementation="magic"` is not supported'),
-    ("adapter.target_modules=nothing_like_it", "matches no layer of"),
+    ("adapter.target_modules=nothing_like_it", "adapter.target_modules=nothing_like_it does not fit"),
 ]
 # What the prompt file holds, its ending, and words of the sentence.
 PROMPTS = [

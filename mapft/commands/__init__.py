@@ -28,8 +28,12 @@ class RunCommand(Command):
     one_process: bool = False
 
 
+TRAINABLE = "mapft.pipeline.train:check"
+
 RUN_COMMANDS: dict[str, RunCommand] = {
-    "run": RunCommand("sample -> score -> solve -> train -> evaluate, and the closing table", last="evaluate"),
+    "run": RunCommand(
+        "sample -> score -> solve -> train -> evaluate, and the closing table", last="evaluate", check=TRAINABLE
+    ),
     "sample": RunCommand("K responses of the base policy to every pilot prompt", last="sample"),
     "score": RunCommand("scores of the samples under every value", last="score"),
     "solve": RunCommand(
@@ -38,8 +42,10 @@ RUN_COMMANDS: dict[str, RunCommand] = {
         "solve",
         "mapft.commands.solution:print_solution_json",
     ),
-    "train": RunCommand("LoRA PPO towards p_lam", last="train"),
-    "evaluate": RunCommand("realized levels on held-out prompts, figures, report.html", last="evaluate"),
+    "train": RunCommand("LoRA PPO towards p_lam", last="train", check=TRAINABLE),
+    "evaluate": RunCommand(
+        "realized levels on held-out prompts, figures, report.html", last="evaluate", check=TRAINABLE
+    ),
     "decode": RunCommand(
         "aligned responses without training: one of n candidates per prompt", "mapft.commands.decode:decode", "solve"
     ),
@@ -47,6 +53,7 @@ RUN_COMMANDS: dict[str, RunCommand] = {
         "other methods with the same budget, on the same prompts",
         "mapft.commands.compare:compare",
         "solve",
+        check=TRAINABLE,
         one_process=True,
     ),
     "export": RunCommand(

@@ -11,6 +11,16 @@ from mapft.pipeline.solve import solve
 from mapft.training.inputs import TrainingInputs
 
 
+def check(run: Run) -> None:
+    """UserError, before the pilot, for a model that the adapter of the run does not fit."""
+    from mapft.training.adapter import check_trainable
+    from mapft.utils.device import free_memory
+
+    if run.is_main and not run.folder.training.exists():
+        check_trainable(run.config)
+        free_memory()
+
+
 def train(run: Run) -> None:
     """Train, continuing from the last checkpoint of a run that was stopped; all processes take part."""
     if run.folder.training.exists():

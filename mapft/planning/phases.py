@@ -127,7 +127,7 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
 
     from mapft.ppo.policy import switch_off_dropout
     from mapft.ppo.trl_seam import add_fused_lm_head
-    from mapft.training.fit import lora_config
+    from mapft.training.adapter import fitting, lora_config
 
     model = config.model
     path = existing_or_hub(model.path, "model.path")
@@ -143,7 +143,8 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
                 trust_remote_code=model.trust_remote_code,
             )
             add_fused_lm_head(causal, outputs=("log_probs", "entropy"))
-            policy = get_peft_model(causal, lora_config(config))
+    with torch.device("meta"), fitting(causal, config):
+        policy = get_peft_model(causal, lora_config(config))
     for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
         parameter.data = parameter.data.float()
     switch_off_dropout(policy)

@@ -23,7 +23,7 @@ def resolve(path: str) -> str:
 
 
 def existing_or_hub(path: str, option: str) -> str:
-    """`resolve`, with the folder that a GGUF file is unpacked into; option: the setting's name.
+    """`resolve`, a folder as its absolute path, a GGUF file as the folder it is unpacked into; option: its setting.
 
     UserError for a local path (/..., ./..., ~...) that does not exist.
     """
@@ -34,7 +34,7 @@ def existing_or_hub(path: str, option: str) -> str:
         raise UserError(f"{option}={path} does not exist; give a folder on this machine or a Hub id.")
     if resolved.endswith(".gguf") and Path(resolved).is_file():
         return str(unpacked(Path(resolved)))
-    return resolved
+    return str(Path(resolved).absolute()) if Path(resolved).is_dir() else resolved
 
 
 def file_state(path: str, *, deep: bool = False) -> list[list[str | int]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -13,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import ProgressCallback
 
 from mapft.config import Config
@@ -27,10 +25,9 @@ from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import PromptRow
 from mapft.tracking.callback import Tracking
 from mapft.tracking.lines import JsonLines, LevelBar
+from mapft.training.adapter import lora_config, save_adapter
 from mapft.training.refinement import CHECKPOINT_FILE, RefinedLambda, read_history
 from mapft.training.reward import COLUMNS, PaletteReward
-from mapft.utils.errors import UserError
-from mapft.utils.files import TEMPORARY
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ def fit(
     stored: scored responses with which replay begins, see `pilot_groups`. folder: of the run, or of one visit of the
     run `run_name`; checkpoints, logs.jsonl, refinement.json and replay.pt are written there too. The reference is the
     model with its adapter (model.adapter, if any) frozen; training starts from a copy. If lam equals reference_lam,
-    nothing is trained and the saved adapter leaves the policy unchanged. Raises UserError for adapter.target_modules
-    that match no layer.
+    nothing is trained and the saved adapter leaves the policy unchanged.
     """
     if folder.adapter.exists():
         history = read_history(folder.refinement)
@@ -87,24 +83,16 @@ def fit(
     kl_coef = config.trainer.kl_coef
     reward = PaletteReward(models, lam.lam, kl_coef, lam.observe, objective.reference_lam, objective.base)
     replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam), stored)
-    try:
-        trainer = PPOTrainer(
-            policy,
-            [reward],
-            args=args,
-            train_dataset=training_dataset(prompts),
-            replay=replay,
-            processing_class=tokenizer,
-            peft_config=None if config.model.adapter else lora_config(config),
-            callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
-        )
-    except ValueError as error:
-        if "not found in the base model" not in str(error):
-            raise
-        raise UserError(
-            f"adapter.target_modules={config.adapter.target_modules} matches no layer of {config.model.path}; use "
-            "all-linear, or a regular expression for its module names."
-        ) from error
+    trainer = PPOTrainer(
+        policy,
+        [reward],
+        args=args,
+        train_dataset=training_dataset(prompts),
+        replay=replay,
+        processing_class=tokenizer,
+        peft_config=None if config.model.adapter else lora_config(config),
+        callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
+    )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(bar := LevelBar(objective.targets, objective.sd))
     tracking.completions = lambda: trainer.completions
@@ -141,31 +129,6 @@ def pilot_groups(samples: pd.DataFrame, values: Sequence[str]) -> list[Group]:
             scores = rows[list(values)].to_numpy(float).tolist()
             groups.append(Group(rows["prompt_token_ids"].iloc[0].tolist(), responses, scores, []))
     return groups
-
-
-def save_adapter(trainer: PPOTrainer, adapter: Path) -> None:
-    """Write the trained adapter atomically; every process must call this."""
-    temporary = adapter.with_name(f".{adapter.name}{TEMPORARY}")
-    trainer.save_model(str(temporary))
-    if trainer.accelerator.is_main_process:
-        shutil.rmtree(temporary / "ref", ignore_errors=True)  # PEFT saves the frozen reference adapter too
-        temporary.rename(adapter)
-    trainer.accelerator.wait_for_everyone()
-
-
-def lora_config(config: Config) -> LoraConfig:
-    """LoRA without dropout, so that two passes agree, and without the LM head, whose weights TRL reads directly."""
-    output = ["lm_head"] if config.adapter.target_modules == "all-linear" else None
-    return LoraConfig(
-        r=config.adapter.r,
-        lora_alpha=config.adapter.alpha,
-        lora_dropout=0.0,
-        target_modules=config.adapter.target_modules,
-        use_rslora=config.adapter.use_rslora,
-        use_dora=config.adapter.use_dora,
-        exclude_modules=output,
-        task_type="CAUSAL_LM",
-    )
 
 
 def ppo_config(config: Config, folder: RunFolder) -> PPOConfig:

@@ -4,7 +4,7 @@ import pytest
 
 from mapft.config import SamplingConfig, TrainerConfig
 from mapft.config.run_folder import RunFolder
-from mapft.training.fit import lora_config, ppo_config
+from mapft.training.fit import ppo_config
 from tests.configs import make_config
 
 
@@ -37,9 +37,3 @@ def test_settings_of_sampling_reach_ppo(tmp_path):
     args = ppo_config(config, RunFolder(tmp_path))
     assert (args.max_completion_length, args.temperature, args.top_k, args.top_p, args.seed) == (9, 1.0, 0, 1.0, 5)
     assert args.output_dir == str(tmp_path / "checkpoints")
-
-
-def test_lora_has_no_dropout_and_leaves_out_the_lm_head():
-    config = lora_config(make_config())
-    assert config.lora_dropout == 0.0
-    assert config.exclude_modules in (["lm_head"], {"lm_head"})

@@ -57,7 +57,7 @@ def _train(mode: DPO, inputs: Any) -> None:
     from mapft.ppo.trl_seam import TokenDPOTrainer
     from mapft.sampling.models import load_policy
     from mapft.tracking.lines import JsonLines, LevelBar
-    from mapft.training.fit import lora_config, save_adapter
+    from mapft.training.adapter import lora_config, save_adapter
     from mapft.utils.files import write_text
 
     class MarkComplete(TrainerCallback):
