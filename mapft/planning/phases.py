@@ -11,6 +11,7 @@ from mapft.config import Config, Dtype
 from mapft.planning.memory_tracker import MemoryTracker, fused_attention
 from mapft.playground.paths import existing_or_hub
 from mapft.ppo.critic import Critic
+from mapft.ppo.trl_seam import narrow_head_tiles
 from mapft.utils.errors import working_on
 
 TRACED_LAYERS = (2, 4)  # a deeper model is extrapolated linearly from models of so many layers
@@ -102,7 +103,8 @@ def _fused_head(causal: Any, tokens: int) -> Iterator[None]:
 
     handle = causal.base_model.register_forward_hook(response_states)
     try:
-        yield
+        with narrow_head_tiles():
+            yield
     finally:
         handle.remove()
 

@@ -7,13 +7,14 @@ Shapes: N response tokens, B responses of this process, S columns of a padded se
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import transformers.trainer
+import trl.trainer.utils
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import Sampler
@@ -40,6 +41,7 @@ __all__ = [
     "is_deepspeed",
     "is_zero3_enabled",
     "model_path",
+    "narrow_head_tiles",
     "pad",
     "set_deepspeed_state",
     "use_adapter",
@@ -49,6 +51,7 @@ __all__ = [
 ]
 
 STEP = "step"  # Adam's count of steps in an optimizer's state
+HEAD_TILE = 4096  # vocabulary entries
 
 Generate = Callable[[Sequence[list[int]]], list[list[int]]]
 
@@ -236,10 +239,25 @@ def fused_log_probs(
 
     handle = causal.base_model.register_forward_hook(select)
     try:
-        outputs = model(**inputs, shift_labels=labels_N[None], fused_lm_head=True)
+        with nullcontext() if labels_N.is_cuda else narrow_head_tiles():
+            outputs = model(**inputs, shift_labels=labels_N[None], fused_lm_head=True)
     finally:
         handle.remove()
     return outputs.log_probs, outputs.entropy, states[0]
+
+
+@contextmanager
+def narrow_head_tiles() -> Iterator[None]:
+    """Inside, TRL's fused LM head computes logits of HEAD_TILE vocabulary entries at a time.
+
+    Without Triton it holds seven fp32 copies of a tile, and its own tiles of 32768 entries and 4096 tokens are .5 GB.
+    """
+    size = trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE
+    trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = HEAD_TILE
+    try:
+        yield
+    finally:
+        trl.trainer.utils._CHUNKED_LOGPROB_CHUNK_SIZE = size
 
 
 def model_path(model: Any) -> str:

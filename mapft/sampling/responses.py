@@ -20,6 +20,8 @@ from mapft.utils.oom import OomRetry
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import response_texts
 
+LOGITS_BYTES = 2**28  # of the logits in one pass of `log_prob`, which holds about three copies of them
+
 
 def generate(
     policy: Any,
@@ -119,10 +121,11 @@ def _log_ratio(policy: Any, tokens: dict[str, torch.Tensor], temperature: float)
 def log_prob(policy: Any, tokens: dict[str, torch.Tensor], temperature: float = 1.0) -> torch.Tensor:
     """sum_t log softmax(logits_t / temperature)[y_t] over the response tokens, (N,), in fp32.
 
-    tokens: see `response_log_probs`. 32 rows at a time bound the memory of the logits.
+    tokens: see `response_log_probs`. A pass has at most 32 rows and LOGITS_BYTES, but one row at least.
     """
+    row_bytes = 4 * tokens["mask"].size(1) * policy.config.get_text_config().vocab_size
     head, parts = partial(own_head, temperature=temperature), []
-    for rows in torch.arange(len(tokens["mask"])).split(32):
+    for rows in torch.arange(len(tokens["mask"])).split(max(1, min(32, LOGITS_BYTES // row_bytes))):
         part = {name: array[rows] for name, array in tokens.items()}
         parts.append(response_log_probs(policy, part, head)[0].sum(1))
     return torch.cat(parts)

@@ -12,9 +12,11 @@ import torch
 import transformers.trainer
 from datasets import Dataset
 from torch.utils.data import SequentialSampler
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 from trl import DPOConfig, GRPOTrainer
 
+from mapft.planning.memory_tracker import MemoryTracker
 from mapft.ppo import PPOConfig, PPOTrainer, trl_seam
 from mapft.utils.device import whole_weights
 from mapft.utils.forward import causal_model
@@ -230,6 +232,31 @@ def test_fused_log_probs_equal_the_log_softmax_of_logits(tmp_path):
     assert not features.requires_grad
     log_probs.sum().backward()
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+
+
+def test_the_head_holds_few_logits_at_a_time(monkeypatch):
+    """65536 vocabulary entries, 512 states: less than ten tiles of 512 x 4096; the gradient is that of one tile."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=65_536, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+    )
+    model = LlamaForCausalLM(config)
+    trl_seam.add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+    ids = torch.randint(0, config.vocab_size, (1, 512))
+
+    def run(tile: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        monkeypatch.setattr(trl_seam, "HEAD_TILE", tile)
+        model.zero_grad()
+        with MemoryTracker() as tracker:
+            states = torch.ones_like(ids, dtype=torch.bool)
+            log_probs, _, _ = trl_seam.fused_log_probs(model, model, {"input_ids": ids}, ids[0], states)
+        log_probs.sum().backward()
+        return log_probs, model.lm_head.weight.grad, tracker.peak
+
+    (narrow, gradient, peak), (whole, expected, larger) = run(4096), run(65_536)
+    assert peak < 10 * 512 * 4096 * 4 < larger
+    torch.testing.assert_close(narrow, whole)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_add_fused_lm_head_gives_a_plain_model_log_probs():

@@ -9,9 +9,11 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models
 from tokenizers.decoders import ByteLevel as ByteLevelDecoder
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mapft.config import DataConfig, ModelConfig, SamplingConfig, TooLong
+from mapft.planning.memory_tracker import MemoryTracker
+from mapft.sampling import responses
 from mapft.sampling.models import TUNED, load_policy
 from mapft.sampling.prompts import PromptRow
 from mapft.sampling.responses import generate
@@ -102,6 +104,24 @@ def test_measured_kl_is_unbiased(world, temperature):
     assert exact > 10 * error
     assert abs(table["kl"].mean() - exact) < 4 * error
     adapted.unload()
+
+
+@pytest.mark.parametrize("limit", [0, 2**16])
+def test_the_logits_of_a_pass_are_bounded(monkeypatch, limit):
+    """16 responses of 32 tokens, vocabulary 4096: 32 x 4096 logits are .52 MB a row, so one row fits in a pass."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    policy = get_peft_model(
+        LlamaForCausalLM(LlamaConfig(vocab_size=4096, **sizes)), LoraConfig(target_modules=["q_proj"])
+    )
+    tokens = {"prompt_ids": torch.randint(0, 4096, (16, 8)), "completion_ids": torch.randint(0, 4096, (16, 32))}
+    tokens |= {"prompt_mask": torch.ones(16, 8).long(), "mask": torch.ones(16, 32).long()}
+    expected = responses.log_prob(policy, tokens)
+    monkeypatch.setattr(responses, "LOGITS_BYTES", limit)
+    with MemoryTracker() as tracker:
+        log_p = responses.log_prob(policy, tokens)
+    assert tracker.peak < 4 * 32 * 4096 * 4
+    torch.testing.assert_close(log_p, expected)
 
 
 @pytest.mark.parametrize(
