@@ -67,7 +67,7 @@ RUN_COMMANDS: dict[str, RunCommand] = {
 # Given the settings of a run; what the function returns is printed.
 SETTINGS_COMMANDS: dict[str, Command] = {
     "plan": Command(
-        "memory of each device before anything is loaded, and what would make it fit", "mapft.planning:plan"
+        "memory of each device before anything is loaded, and what would make it fit", "mapft.commands.plan:plan"
     ),
     "dashboard": Command(
         "the W&B page of the runs, pushed or saved as JSON", "mapft.tracking.dashboard:save_dashboard"

@@ -5,6 +5,7 @@ only what differs. A value out of range is refused here, before any model is loa
 """
 
 from mapft.config.adapter import AdapterConfig
+from mapft.config.batches import Batches
 from mapft.config.comparison import ComparisonConfig, Method
 from mapft.config.config import Config
 from mapft.config.data import DataConfig, Extract, TooLong
@@ -25,6 +26,7 @@ __all__ = [
     "BASE",
     "TUNED",
     "AdapterConfig",
+    "Batches",
     "Choose",
     "ComparisonConfig",
     "Config",

@@ -17,7 +17,7 @@ class LaunchConfig(Settings):
     name: str = setting(help=f"A file in launch/: {', '.join(LAUNCHERS)}.")
     processes: int = setting(1, "Processes on all machines together, one for each GPU.", at_least=1)
     memory_gb: float | None = setting(
-        None, "Memory of a GPU (of the host for cpu); null: this machine's.", unit="10^9 bytes", above=0
+        None, "Memory of a GPU (of the host for cpu); null: what is free on this machine.", unit="10^9 bytes", above=0
     )
 
     def __post_init__(self) -> None:

@@ -28,6 +28,11 @@ class RunFolder:
         """Held by the one process that works on the run."""
         return self.path / ".lock"
 
+    @property
+    def batches(self) -> Path:
+        """How many responses the passes of the run have, chosen by the memory that was free."""
+        return self.path / "batches.json"
+
     # ------------------------------------------------------------------ sample, score, solve
 
     @property

@@ -19,5 +19,12 @@ class SamplingConfig(Settings):
     )
     samples_per_prompt: int = setting(8, "K, responses to every pilot prompt.", at_least=1)
     batch_size: int = setting(
-        256, "Responses generated at once; changes the random samples, not their distribution.", at_least=1
+        256, "Responses that share a seed; changes the random samples, not their distribution.", at_least=1
+    )
+    micro_batch_size: int | None = setting(
+        None,
+        "Responses generated at once; the samples are the same, up to rounding.",
+        at_least=1,
+        null="use as many as fit into memory",
+        identity=False,
     )

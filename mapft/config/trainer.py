@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
-from mapft.config.fields import Settings, setting
+from mapft.config.fields import Settings, require, setting
 
 
 class Trunk(StrEnum):
@@ -61,9 +61,6 @@ class PPOSettings(Settings):
     critic_warmup_iterations: int = setting(
         0, "First iterations whose rollouts fit the critic alone; replay still trains the policy.", at_least=0
     )
-    local_rollout_forward_batch_size: int = setting(
-        64, "Responses per forward pass without gradients (log-probabilities, features).", at_least=1
-    )
     replay_batch: int = setting(
         0,
         "Stored responses (of the pilot and of all rollouts) in the regression of each optimizer step; 0 is off.",
@@ -88,8 +85,22 @@ class TrainerConfig(PPOSettings):
 
     prefix: ClassVar[str] = "trainer"
     total_episodes: int = setting(20_000, "Responses to train on, rounded up to whole iterations.", at_least=1)
-    per_device_train_batch_size: int = setting(64, "Responses per micro-batch and process.", at_least=1)
-    gradient_accumulation_steps: int = setting(1, "Micro-batches per optimizer step.", at_least=1)
+    per_device_train_batch_size: int = setting(64, "Responses per process in an accumulation step.", at_least=1)
+    gradient_accumulation_steps: int = setting(1, "Accumulation steps in an optimizer step.", at_least=1)
+    micro_batch_size: int | None = setting(
+        None,
+        "Responses in one forward and backward pass; the optimizer step is the same for all values.",
+        at_least=1,
+        null="use as many as fit into memory",
+        identity=False,
+    )
+    local_rollout_forward_batch_size: int | None = setting(
+        None,
+        "Responses per forward pass without gradients (log-probabilities, features).",
+        at_least=1,
+        null="use as many as fit into memory, at most 64",
+        identity=False,
+    )
     learning_rate: float = setting(1e-4, "Adam's learning rate for the adapter.", above=0)
     lr_scheduler_type: Schedule = setting(Schedule.linear, "Schedule of the learning rate.")
     warmup_steps: int = setting(0, "Optimizer steps in which the learning rate rises to its full value.", at_least=0)
@@ -98,7 +109,11 @@ class TrainerConfig(PPOSettings):
     adam_beta2: float = setting(0.999, "Decay of Adam's second moment.", at_least=0, below=1)
     adam_epsilon: float = setting(1e-8, "Adam's epsilon.", above=0)
     max_grad_norm: float = setting(1.0, "Largest norm of the gradient; 0 is off.", at_least=0)
-    gradient_checkpointing: bool = setting(False, "Recompute activations in the backward pass: less memory, more time.")
+    gradient_checkpointing: bool | None = setting(
+        None,
+        "Recompute activations in the backward pass: less memory, more time; null: where memory is short.",
+        identity=False,
+    )
     cache_implementation: str | None = setting(
         None, "transformers' key-value cache for generation, for example static; null: its default."
     )
@@ -110,3 +125,19 @@ class TrainerConfig(PPOSettings):
     save_total_limit: int | None = setting(
         2, "Checkpoints to keep.", at_least=2, null="keep all of them", identity=False
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        divides = self.micro_batch_size is None or self.rows_per_step % self.micro_batch_size == 0
+        need = f"a divisor of the {self.rows_per_step} responses of an optimizer step, or null"
+        require(divides, "trainer.micro_batch_size", self.micro_batch_size, need)
+
+    @property
+    def rows_per_step(self) -> int:
+        """Responses per optimizer step and process."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    @property
+    def rows_per_iteration(self) -> int:
+        """Responses of a rollout on one process."""
+        return self.rows_per_step * self.num_mini_batches

@@ -4,12 +4,12 @@ A reader raises UserError for a file that is not as it was written, with what to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from mapft.config import Config
+from mapft.config import Batches, Config
 from mapft.config.run_folder import RunFolder
 from mapft.evaluation.result import Evaluation
 from mapft.palette import DualSolution, ScoreMatrix
@@ -26,6 +26,14 @@ class RunRecord:
     command: str
     versions: dict[str, str]
     config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BatchesRecord:
+    """batches.json: the batches of the run, and the memory that they need by the estimate, in 10^9 bytes."""
+
+    batches: Batches
+    peak_gb: float
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,18 @@ def read_prompts(folder: RunFolder, config: Config) -> PromptSplit:
     table = read_table(folder.prompts)
     with parsing(folder.prompts):
         return PromptSplit.of_table(table, config)
+
+
+def read_batches(folder: RunFolder) -> BatchesRecord:
+    """batches.json."""
+    content = read_json(folder.batches)
+    with parsing(folder.batches):
+        return BatchesRecord(Batches(**content["batches"]), content["peak_gb"])
+
+
+def write_batches(folder: RunFolder, record: BatchesRecord) -> None:
+    """batches.json."""
+    write_json(folder.batches, asdict(record))
 
 
 def read_samples(folder: RunFolder) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mapft.config import ModeConfig
 from mapft.pipeline.artifacts import TrainingRecord, write_training
+from mapft.pipeline.batches import batched_config
 from mapft.pipeline.run import Run
 from mapft.pipeline.sample import sample
 from mapft.pipeline.score import score
@@ -28,7 +29,7 @@ def train(run: Run) -> None:
     mode = run.config.mode
     lam = mode.train(
         TrainingInputs(
-            config=run.config,
+            config=batched_config(run),
             scores=run.scores,
             samples=run.samples,
             matrix=run.matrix,

@@ -1,6 +1,7 @@
-"""`mapft plan`: memory of a training on each device, estimated before anything is loaded."""
+"""Memory of a run on each device, estimated before anything is loaded, and the batches that fit."""
 
-from mapft.planning.memory import Memory, estimate
-from mapft.planning.plan import plan
+from mapft.planning.batches import most_bytes, undivided
+from mapft.planning.memory import GB, SHARDED, USABLE, Memory, capacity, estimate
+from mapft.planning.phases import CannotEstimate
 
-__all__ = ["Memory", "estimate", "plan"]
+__all__ = ["GB", "SHARDED", "USABLE", "CannotEstimate", "Memory", "capacity", "estimate", "most_bytes", "undivided"]

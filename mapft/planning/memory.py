@@ -2,7 +2,7 @@
 
     peak = base + adapter + critic + reward models + context + max over phases
 
-README.md of this folder states the formula of each part.
+README.md of this folder states the formula of each part, and how the batches are chosen.
 """
 
 from collections.abc import Mapping
@@ -12,14 +12,19 @@ from typing import Any
 import psutil
 import torch
 
-from mapft.config import Config, Quantization, Residency
-from mapft.planning.phases import decoder_layers, meta_policy, new_critic, peak_bytes_by_phase, rollout_rows
+from mapft.config import Batches, Config, Quantization, Residency
+from mapft.planning.batches import CHOSEN, choose
+from mapft.planning.phases import Phases, decoder_layers, new_critic, without_data
 from mapft.rewards import Score, parse
 from mapft.rewards.loader import residency_for
-from mapft.utils.errors import UserError, working_on
+from mapft.utils.device import free_bytes
+from mapft.utils.errors import UserError
+from mapft.utils.gpus import visible_gpus
 
 GB = 10**9
 CONTEXT = 1.2 * GB  # of a GPU process: CUDA context, cuBLAS workspaces, fragmentation
+USABLE = 0.94  # share of a device's memory that an allocator can fill
+FAST_ON_CPU = 1.5 * GB  # larger passes are no faster on a CPU
 SHARDED = ("zero3", "fsdp2")
 ZERO2 = ("zero2", "multi_node")
 GATHERED_LAYERS = 2  # at a time, where the base is sharded
@@ -27,10 +32,11 @@ GATHERED_LAYERS = 2  # at a time, where the base is sharded
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device by name: `persistent` parts, and what each of `phases` needs beyond them."""
+    """Bytes on one device by name: `persistent` parts, and what each of `phases` needs beyond them with `batches`."""
 
     persistent: dict[str, float]
     phases: dict[str, float]
+    batches: Batches
 
     @property
     def peak(self) -> float:
@@ -38,26 +44,53 @@ class Memory:
         return sum(self.persistent.values()) + max(self.phases.values())
 
 
-def estimate(config: Config, capacity: float) -> Memory:
-    """Memory of training on each device under config.launch. capacity: bytes of a device.
+def capacity(config: Config) -> float:
+    """Bytes of each device: launch.memory_gb, else what is free on this machine.
 
-    Raises UserError for a policy or reward model whose configuration does not load.
+    Raises UserError where the memory of a GPU is unknown.
     """
-    policy = meta_policy(config)
-    base = _base(policy, config.model.quantization)
-    persistent = _persistent(config, policy, base, capacity)
-    with working_on(f"model.path={config.model.path}", "may run, but its memory cannot be planned"):
-        phases = peak_bytes_by_phase(config, policy)
-    features = policy.get_base_model().get_output_embeddings().in_features
-    for name in ("log_probs", "critic's fit"):
-        phases[name] += rollout_rows(config) * config.sampling.max_new_tokens * features * policy.dtype.itemsize
+    if config.launch.memory_gb is not None:
+        return config.launch.memory_gb * GB
+    if config.launch.name != "cpu" and not visible_gpus():
+        raise UserError("No GPU is visible, so its memory is unknown; set it, for example launch.memory_gb=80.")
+    return float(free_bytes())
+
+
+def estimate(config: Config, prompt_tokens: int, capacity: float) -> Memory:
+    """Memory of training on each device under config.launch, with the batches that fit where settings leave them open.
+
+    prompt_tokens: of the longest prompt. capacity: free bytes of a device. Raises UserError for a policy or reward
+    model whose configuration does not load, and CannotEstimate.
+    """
+    with without_data(config):
+        return _estimate(config, prompt_tokens, capacity)
+
+
+def _estimate(config: Config, prompt_tokens: int, capacity: float) -> Memory:
+    phases = Phases(config, prompt_tokens)
+    base = _base(phases.policy, config.model.quantization)
+    persistent = _persistent(config, phases.policy, base, capacity)
+    gathered = _gathered(config, phases.policy, base)
+    budget = USABLE * capacity - sum(persistent.values())
+    if config.launch.name == "cpu":
+        budget = min(budget, FAST_ON_CPU)
+    batches = choose(config, phases, {name: budget - gathered.get(name, 0.0) for name in CHOSEN})
+    peaks = phases.generation(batches.generation, max(config.trainer.rows_per_iteration, config.sampling.batch_size))
+    peaks |= {"log_probs": phases.log_probs(batches.log_probs), "critic's fit": phases.critic()}
+    peaks["update"] = phases.update(batches.micro_batch, checkpointing=batches.checkpointing)
+    peaks = {name: peaks.get(name, 0.0) + gathered.get(name, 0.0) for name in {**peaks, **gathered}}
+    return Memory(persistent, peaks, batches)
+
+
+def _gathered(config: Config, policy: Any, base: float) -> dict[str, float]:
+    """By phase, the weights of other processes that a process holds where the base is sharded."""
     processes = config.launch.processes
-    if config.launch.name in SHARDED and processes > 1:
-        gathered = GATHERED_LAYERS * base / max(len(decoder_layers(policy)), 1)
-        others = base - base / processes  # shards of the other processes
-        generation = {"prefill": others, "decoding": others}
-        phases = {name: size + generation.get(name, gathered) for name, size in phases.items()} | {"load": others}
-    return Memory(persistent, phases)
+    if config.launch.name not in SHARDED or processes == 1:
+        return {}
+    others = base - base / processes
+    layers = GATHERED_LAYERS * base / max(len(decoder_layers(policy)), 1)
+    generation = dict.fromkeys(("load", "prefill", "decoding"), others)
+    return generation | dict.fromkeys(("log_probs", "critic's fit", "update"), layers)
 
 
 def _persistent(config: Config, policy: Any, base: float, capacity: float) -> dict[str, float]:

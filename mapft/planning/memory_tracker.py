@@ -49,7 +49,7 @@ class FusedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Any, key: Any, value: Any) -> Any:
-        output = torch.empty_like(query)
+        output = query.new_empty(*query.shape[:-1], value.size(-1))
         ctx.save_for_backward(query, key, value, output)
         return output
 

@@ -1,5 +1,7 @@
 """Peak memory of each phase of a PPO iteration, measured on fake tensors (README.md of this folder)."""
 
+import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,79 +19,148 @@ from mapft.utils.errors import working_on
 TRACED_LAYERS = (2, 4)  # a deeper model is extrapolated linearly from models of so many layers
 
 
-def peak_bytes_by_phase(config: Config, policy: Any) -> dict[str, float]:
-    """Bytes that each phase needs beyond the persistent parts. policy: of `meta_policy`."""
-    depth, (few, many) = len(decoder_layers(policy)), TRACED_LAYERS
-    if depth <= many:
-        return _fake_peaks(config, policy)
-    smaller, larger = (_fake_peaks(config, meta_policy(config, layers)) for layers in TRACED_LAYERS)
-    slope = (depth - many) / (many - few)
-    return {name: larger[name] + slope * (larger[name] - smaller[name]) for name in larger}
+class CannotEstimate(UserError):
+    """The model's code does not run on tensors without data."""
 
 
-def _fake_peaks(config: Config, policy: Any) -> dict[str, float]:
-    with FakeTensorMode():
-        _to_fake(policy)
-        return _peaks(config, policy)
+@contextmanager
+def without_data(config: Config) -> Iterator[None]:
+    """Inside, the model runs on tensors without data; raises CannotEstimate where its code fails."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")  # prints a traceback
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the model's code decides which
+        raise CannotEstimate(
+            f"The memory of model.path={config.model.path} cannot be estimated, because its code does not run on "
+            f"tensors without data ({type(error).__name__}: {error})."
+        ) from error
+    finally:
+        logger.setLevel(level)
 
 
-def _peaks(config: Config, policy: Any) -> dict[str, float]:
-    trainer, tokens = config.trainer, config.sampling.max_new_tokens
-    rollout, width = rollout_rows(config), config.data.max_prompt_tokens + tokens
-    causal = policy.get_base_model()
-    features = causal.get_output_embeddings().in_features
-    critic = new_critic(config, features)
-    vocabulary = causal.get_output_embeddings().weight.size(0)
-    prompt = width - tokens
+class Phases:
+    """Bytes that a pass of each phase needs beyond the persistent parts, by its number of responses.
 
-    def prefill() -> None:
-        policy(input_ids=_ids(rollout, prompt), use_cache=True, logits_to_keep=1)
+    prompt_tokens: of the longest prompt; every response has sampling.max_new_tokens. policy: of `meta_policy`.
+    """
 
-    def decode() -> None:
-        before = policy(input_ids=_ids(rollout, width - 1), use_cache=True, logits_to_keep=1)
-        name = "cache" if "cache" in before else "past_key_values"  # as transformers before 5.24 calls it
-        cache = {name: before[name]}
-        del before
-        tracker.peak = tracker.now  # of this prefill, only the cache exists in real decoding
-        policy(input_ids=_ids(rollout, 1), **cache, use_cache=True, logits_to_keep=1)
+    def __init__(self, config: Config, prompt_tokens: int) -> None:
+        self.config, self.prompt, self.tokens = config, prompt_tokens, config.sampling.max_new_tokens
+        self.policy = meta_policy(config)
+        embeddings = self.policy.get_base_model().get_output_embeddings()
+        self.features, self.vocabulary = embeddings.in_features, embeddings.weight.size(0)
+        self._mode, self._peaks = FakeTensorMode(), dict[Any, float]()
+        depth, (few, many) = len(decoder_layers(self.policy)), TRACED_LAYERS
+        slope = (depth - many) / (many - few)
+        weights = {None: 1.0} if depth <= many else {many: 1 + slope, few: -slope}
+        self._traced = [(self._fake(meta_policy(config, layers)), weight) for layers, weight in weights.items()]
 
-    def response_log_probs(rows: int) -> Any:
-        labels = torch.zeros(1, rows * tokens, dtype=torch.long)
-        return policy(input_ids=_ids(rows, width), shift_labels=labels, fused_lm_head=True).log_probs
+    def generation(self, rows: int, batch: int) -> dict[str, float]:
+        """Prefill and decoding of `rows` responses of a batch, for all of which random numbers are sampled."""
+        sampling = (3.0 * rows + 2.0 * batch) * self.vocabulary * 4  # logits, log-softmax, probabilities; noise twice
 
-    def critic_step() -> None:
-        rows = min(trainer.critic_minibatch, rollout)
-        states = torch.empty(rows, tokens, features)
-        critic(states, torch.ones(rows, tokens)).sum().backward()
+        def prefill(policy: Any, tracker: MemoryTracker) -> None:
+            policy(input_ids=_ids(rows, self.prompt), use_cache=True, logits_to_keep=1)
 
-    tracker = MemoryTracker()
+        def decode(policy: Any, tracker: MemoryTracker) -> None:
+            before = policy(input_ids=_ids(rows, self.prompt + self.tokens - 1), use_cache=True, logits_to_keep=1)
+            names = ("cache", "past_key_values")  # the second before transformers 5.24; none in recurrent models
+            cache = {name: before[name] for name in [name for name in names if name in before][:1]}
+            del before
+            tracker.peak = tracker.now  # of this prefill, only the cache exists in real decoding
+            policy(input_ids=_ids(rows, 1), **cache, use_cache=True, logits_to_keep=1)
 
-    def peak_bytes(run: Callable[[], Any]) -> float:
-        tracker.reset()
-        with tracker:
-            run()
-        return float(tracker.peak)
+        with torch.no_grad():
+            passes = {"prefill": prefill, "decoding": decode}
+            return {name: self._peak((name, rows), run) + sampling for name, run in passes.items()}
 
-    sampling = 5.0 * rollout * vocabulary * 4  # logits, log-softmax, probabilities and two copies, fp32
-    half = config.launch.name != "cpu" and policy.dtype == torch.bfloat16  # where the trainer runs under autocast
-    autocast = torch.autocast("cpu", torch.bfloat16, enabled=half)
-    policy.eval()
-    with torch.no_grad():
-        generation = {"prefill": peak_bytes(prefill) + sampling, "decoding": peak_bytes(decode) + sampling}
-        with autocast, _fused_head(causal, tokens):
-            log_probs = peak_bytes(lambda: response_log_probs(min(trainer.local_rollout_forward_batch_size, rollout)))
-    policy.train()
-    if trainer.gradient_checkpointing:
-        causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        causal.enable_input_require_grads()
-    for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
-        parameter.grad = torch.empty_like(parameter)  # counted as the adapter's
-    with autocast, _fused_head(causal, tokens):
-        fresh = min(trainer.per_device_train_batch_size, rollout)
-        replayed = -(-trainer.replay_batch // trainer.gradient_accumulation_steps)
-        batches = [rows for rows in (fresh, replayed) if rows]
-        update = peak_bytes(lambda: sum(response_log_probs(rows).sum() for rows in batches).backward())
-    return generation | {"log_probs": log_probs, "critic's fit": peak_bytes(critic_step), "update": update}
+    def log_probs(self, rows: int) -> float:
+        """A pass without gradients; and the critic's features of a whole rollout."""
+        with torch.no_grad(), self._autocast():
+            peak = self._peak(("log_probs", rows), lambda policy, _: self._response_log_probs(policy, rows))
+        return peak + self._feature_bytes
+
+    def critic(self) -> float:
+        """A step of the critic."""
+        rows = min(self.config.trainer.critic_minibatch, self.config.trainer.rows_per_iteration)
+        with self._mode:
+            critic = new_critic(self.config, self.features)
+
+        def step(policy: Any, tracker: MemoryTracker) -> None:
+            states = torch.empty(rows, self.tokens, self.features)
+            critic(states, torch.ones(rows, self.tokens)).sum().backward()
+
+        return self._peak("critic", step) + self._feature_bytes
+
+    def update(self, rows: int, *, checkpointing: bool) -> float:
+        """Forward and backward pass of `rows` responses of a rollout and their share of stored ones."""
+        batches = [size for size in (rows, replay_rows(self.config, rows)) if size]
+
+        def step(policy: Any, tracker: MemoryTracker) -> None:
+            sum(self._response_log_probs(policy, size).sum() for size in batches).backward()
+
+        for policy, _ in self._traced:
+            policy.train()
+            if checkpointing:
+                causal = policy.get_base_model()
+                causal.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                causal.enable_input_require_grads()
+        try:
+            with self._autocast():
+                return self._peak(("update", rows, checkpointing), step)
+        finally:
+            for policy, _ in self._traced:
+                policy.eval()
+                if checkpointing:
+                    policy.get_base_model().gradient_checkpointing_disable()
+                    policy.get_base_model().disable_input_require_grads()
+
+    @property
+    def _feature_bytes(self) -> float:
+        return self.config.trainer.rows_per_iteration * self.tokens * self.features * self.policy.dtype.itemsize
+
+    def _peak(self, key: Any, run: Callable[[Any, MemoryTracker], Any]) -> float:
+        """Of run(policy, tracker) on fake tensors, extrapolated to all layers. key: names the pass."""
+        if key not in self._peaks:
+            self._peaks[key] = sum(weight * self._traced_peak(policy, run) for policy, weight in self._traced)
+        return self._peaks[key]
+
+    def _traced_peak(self, policy: Any, run: Callable[[Any, MemoryTracker], Any]) -> float:
+        with self._mode, MemoryTracker() as tracker:
+            run(policy, tracker)
+            return float(tracker.peak)
+
+    def _response_log_probs(self, policy: Any, rows: int) -> Any:
+        ids, labels = _ids(rows, self.prompt + self.tokens), torch.zeros(1, rows * self.tokens, dtype=torch.long)
+        with _fused_head(policy.get_base_model(), self.tokens):
+            return policy(input_ids=ids, shift_labels=labels, fused_lm_head=True).log_probs
+
+    def _autocast(self) -> Any:
+        half = self.config.launch.name != "cpu" and self.policy.dtype == torch.bfloat16  # as the trainer
+        return torch.autocast("cpu", torch.bfloat16, enabled=half)
+
+    def _fake(self, policy: Any) -> Any:
+        """The policy with fake parameters; those of the adapter have gradients, which are counted as persistent."""
+        with self._mode:
+            _to_fake(policy)
+            for parameter in filter(lambda p: p.requires_grad, policy.parameters()):
+                parameter.grad = torch.empty_like(parameter)
+        return policy.eval()
+
+
+def replay_rows(config: Config, rows: int) -> int:
+    """Most stored responses in a micro-batch beside `rows` of a rollout: whole groups of the pilot or of rollouts."""
+    trainer = config.trainer
+    micro_batches = trainer.rows_per_step // rows
+
+    def of_groups(size: int) -> int:
+        return size * math.ceil(math.ceil(trainer.replay_batch / size) / micro_batches)
+
+    return max(of_groups(config.sampling.samples_per_prompt), of_groups(trainer.num_generations))
 
 
 @contextmanager
@@ -107,12 +178,6 @@ def _fused_head(causal: Any, tokens: int) -> Iterator[None]:
             yield
     finally:
         handle.remove()
-
-
-def rollout_rows(config: Config) -> int:
-    """Responses of a rollout on one device."""
-    trainer = config.trainer
-    return trainer.per_device_train_batch_size * trainer.gradient_accumulation_steps * trainer.num_mini_batches
 
 
 def _ids(rows: int, width: int) -> Any:

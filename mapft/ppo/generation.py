@@ -29,7 +29,7 @@ class TokenGenerator:
         half = args.bf16 or args.fp16
         standard_cache = args.cache_implementation is None and not args.use_transformers_continuous_batching
         self.records_log_probs = exact and not half and standard_cache
-        self._in_parts = OomRetry()
+        self._in_parts = OomRetry(args.generation_rows)
 
     def __call__(
         self, causal: Any, prompt_ids: list[list[int]], generate: Generate, *, splittable: bool

@@ -61,6 +61,15 @@ class PPOConfig(PPOSettings, GRPOConfig):
         None, "Responses to train on, rounded up to whole iterations.", at_least=1, null="use num_train_epochs"
     )
     num_generations_eval: int = setting(1, "Responses per prompt in evaluation.", at_least=1)
+    local_rollout_forward_batch_size: int = setting(
+        64, "Responses per forward pass without gradients (log-probabilities, features).", at_least=1
+    )
+    generation_rows: int | None = setting(
+        None,
+        "Responses generated at once.",
+        at_least=1,
+        null="generate all of a rollout, or as many as fit into memory",
+    )
     temperature: float = setting(1.0, "Sampling temperature; 1 is exact.", above=0)
     disable_dropout: bool = setting(True, "Switch off dropout in policy and reference.")
     scale_rewards: str = setting("none", "Unused: rewards are never rescaled.")

@@ -164,10 +164,12 @@ class PPOTrainer(RolloutTrainer):
     def replay_loss(self, model: Any, position: int) -> Tensor:
         """The regression on stored responses; divided by the same constant length as the policy loss."""
         batch = self.replayed(position)
-        with self.accelerator.autocast():
-            logp_BT, _, _ = response_log_probs(model, batch, self.head)
-        log_ratio_B = (logp_BT * batch["mask"]).sum(dim=1) - batch["ref_logp"]
-        loss = batch["share"] * variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
+        loss = torch.zeros((), device=self.accelerator.device)
+        if batch:
+            with self.accelerator.autocast():
+                logp_BT, _, _ = response_log_probs(model, batch, self.head)
+            log_ratio_B = (logp_BT * batch["mask"]).sum(dim=1) - batch["ref_logp"]
+            loss = batch["share"] * variance_loss(log_ratio_B, batch["reward"], batch["group"], self.args.kl_coef)
         self.metrics["loss/replay_avg"].append(self.accelerator.reduce(loss.detach(), reduction="mean").item())
         return self.args.replay_coef * loss / self.max_completion_length
 

@@ -123,13 +123,16 @@ class RolloutTrainer(ResumableTrainer):
         """A micro-batch's share of the stored responses of its optimizer step, with group, R and log p0 of each.
 
         `share` is its part of the step's groups, times the number of micro-batches: weighted by it, the mean over
-        micro-batches is the mean over groups for every micro-batch size.
+        micro-batches is the mean over groups for every micro-batch size. Empty where the micro-batch has no group; of
+        several processes it then has share 0, because all must take part in the same passes.
         """
         micro_batches = self.args.gradient_accumulation_steps
         step, number = divmod(position, micro_batches)
         sampled = self.replay.sample(self.args.replay_batch, self.seed_of("replay", step))
         own = sampled[number::micro_batches]
-        groups = own or sampled[:1]  # a process without a group still takes part in the pass, with share 0
+        if not own and self.accelerator.num_processes == 1:
+            return {}
+        groups = own or sampled[:1]
         batch, device = self.batch_of(*flattened(groups)), self.accelerator.device
         batch["share"] = torch.tensor(len(own) * micro_batches / len(sampled), device=device)
         sizes = torch.tensor([len(group) for group in groups])

@@ -38,24 +38,28 @@ def generate(
 
     measure_kl: for a policy with an adapter, adds the column kl = log pi(y|x) - log p0(y|x) in nats, whose mean is an
     unbiased estimate of KL(pi||p0). Prompts of similar length share a batch, and every batch has its own seed, so the
-    responses depend on sampling.batch_size but not on earlier batches. A batch that exceeds the memory is generated in
-    parts. on_batch: called with the number of responses so far and in total.
+    responses depend on sampling.batch_size but not on earlier batches. sampling.micro_batch_size of a batch are
+    generated at a time, fewer where they exceed the memory. on_batch: called with the number of responses so far and in
+    total.
     """
     order = sorted(range(len(prompts.ids)), key=lambda p: len(prompts.ids[p]))
     prompt_numbers = [p for p in order for _ in range(samples_per_prompt)]
     config = _generation_config(sampling)
     rows: list[dict[str, Any]] = []
-    retry_in_parts = OomRetry()
+    in_parts = OomRetry(sampling.micro_batch_size)
 
     def generate_rows(batch: Sequence[int]) -> list[dict[str, Any]]:
         return _generate_batch(policy, tokenizer, prompts, batch, config, measure_kl)
 
+    def report(done: int) -> None:
+        on_batch(len(rows) + done, len(prompt_numbers))
+
+    report(0)
     for start in range(0, len(prompt_numbers), sampling.batch_size):
         batch = prompt_numbers[start : start + sampling.batch_size]
         torch.manual_seed(derive_seed(seed, "draw", start))
-        for part in retry_in_parts(batch, generate_rows):
+        for part in in_parts(batch, generate_rows, report):
             rows.extend(part)
-        on_batch(len(rows), len(prompt_numbers))
     return pd.DataFrame(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 

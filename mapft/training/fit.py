@@ -132,8 +132,18 @@ def pilot_groups(samples: pd.DataFrame, values: Sequence[str]) -> list[Group]:
 
 
 def ppo_config(config: Config, folder: RunFolder) -> PPOConfig:
-    """The run's settings as PPOConfig; bf16 autocast on a GPU where the base is bf16."""
-    sampling, on_gpu = config.sampling, torch.cuda.is_available()
+    """The run's settings as PPOConfig; bf16 autocast on a GPU where the base is bf16.
+
+    An optimizer step is split into micro-batches of trainer.micro_batch_size.
+    """
+    sampling, trainer, on_gpu = config.sampling, config.trainer, torch.cuda.is_available()
+    settings = dataclasses.asdict(trainer)
+    micro_batch = settings.pop("micro_batch_size") or trainer.per_device_train_batch_size
+    settings["per_device_train_batch_size"] = micro_batch
+    settings["gradient_accumulation_steps"] = trainer.rows_per_step // micro_batch
+    settings["gradient_checkpointing"] = bool(trainer.gradient_checkpointing)
+    if trainer.local_rollout_forward_batch_size is None:
+        del settings["local_rollout_forward_batch_size"]  # PPOConfig has a default
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`gradient_checkpointing", FutureWarning)  # transformers about TRL's names
         return PPOConfig(
@@ -142,10 +152,11 @@ def ppo_config(config: Config, folder: RunFolder) -> PPOConfig:
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
+            generation_rows=sampling.micro_batch_size,
             seed=config.seed,
             bf16=on_gpu and config.model.dtype.value in ("auto", "bfloat16"),
             use_cpu=not on_gpu,
             save_strategy="steps",
             report_to=[],  # mapft.tracking reports
-            **dataclasses.asdict(config.trainer),
+            **settings,
         )

@@ -23,17 +23,24 @@ class OomRetry:
     dropout). The parts see the random numbers that their rows have in the complete batch, so a response is the same up
     to the rounding of a pass over fewer rows. The next batch starts with the size that fitted. An error other than
     memory, or memory for a single row, is raised. `generate` must leave no state behind when it raises.
+
+    largest: most rows at a time from the beginning; None: all rows of a batch.
     """
 
-    def __init__(self) -> None:
-        self.largest: int | None = None
+    def __init__(self, largest: int | None = None) -> None:
+        self.largest = largest
 
-    def __call__(self, rows: Sequence[T], generate: Callable[[Sequence[T]], R]) -> list[R]:
-        """The results of `generate`, one per part, in the order of the rows."""
+    def __call__(
+        self,
+        rows: Sequence[T],
+        generate: Callable[[Sequence[T]], R],
+        on_part: Callable[[int], None] = lambda done: None,
+    ) -> list[R]:
+        """The results of `generate`, one per part, in the order of the rows. on_part: called with the rows so far."""
         size, state = min(len(rows), self.largest or len(rows)), _random_state()
         while True:
             try:
-                return _in_parts(rows, size, generate, state)
+                return _in_parts(rows, size, generate, state, on_part)
             except RuntimeError as error:
                 if size == 1 or not should_reduce_batch_size(error):
                     raise
@@ -44,16 +51,21 @@ class OomRetry:
             self.largest = size = half
 
 
-def _in_parts(rows: Sequence[T], size: int, generate: Callable[[Sequence[T]], R], state: Any) -> list[R]:
+def _in_parts(
+    rows: Sequence[T], size: int, generate: Callable[[Sequence[T]], R], state: Any, on_part: Callable[[int], None]
+) -> list[R]:
     _restore(state)
     if size == len(rows):
-        return [generate(rows)]
+        results = [generate(rows)]
+        on_part(size)
+        return results
     results, most_steps, end = [], -1, state
     for start in range(0, len(rows), size):
         _restore(state)
         part = slice(start, start + size)
         with _NoiseOfCompleteBatch(part, len(rows)) as noise:
             results.append(generate(rows[part]))
+        on_part(min(start + size, len(rows)))
         if noise.steps > most_steps:
             most_steps, end = noise.steps, _random_state()
     _restore(end)  # the state after the complete batch, which takes as many steps as its longest part

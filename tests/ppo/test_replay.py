@@ -142,13 +142,15 @@ def test_the_regression_of_a_step_does_not_depend_on_the_micro_batch(tmp_path, w
         replay.add([Group(tabular.tokenizer()(tabular.PROMPTS[p])["input_ids"], ids, scores, [])])
     trainer = make_trainer(tmp_path, [table_reward()], replay=replay, **REPLAY | {"replay_batch": 80})
     trainer.add_reference()
+    groups = len(trainer.replay.sample(80, trainer.seed_of("replay", 2)))
 
     def gradients(count: int) -> list[torch.Tensor]:
         """Of the third optimizer step."""
         trainer.args.gradient_accumulation_steps = count
         trainer.model.zero_grad()
-        for number in range(count):
-            (trainer.replay_loss(trainer.model, 2 * count + number) / count).backward()
+        losses = [trainer.replay_loss(trainer.model, 2 * count + number) / count for number in range(count)]
+        sum(losses).backward()
+        assert sum(loss.requires_grad for loss in losses) == min(count, groups)  # no pass without a group
         return [weight.grad.clone() for weight in trainer.model.parameters() if weight.grad is not None]
 
     whole, parts = gradients(1), gradients(micro_batches)

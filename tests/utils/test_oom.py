@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -46,6 +47,20 @@ def limit(model, rows: int) -> list[int]:
     return sizes
 
 
+def test_a_batch_is_generated_in_parts_of_the_given_size(world, caplog):
+    """160 responses in batches of 100: parts of 33, and progress after each."""
+    policy, tokenizer, prompts = world
+    sampling = SamplingConfig(max_new_tokens=3, batch_size=100)
+    complete = generate(policy, tokenizer, prompts, sampling, 20, seed=3)
+    sizes, progress = limit(policy, 100), []
+    sampling = replace(sampling, micro_batch_size=33)
+    parts = generate(policy, tokenizer, prompts, sampling, 20, 3, lambda *update: progress.append(update))
+    assert sizes == [33, 33, 33, 1, 33, 27]
+    assert progress == [(done, 160) for done in (0, 33, 66, 99, 100, 133, 160)]
+    pd.testing.assert_frame_equal(parts, complete)
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("rows", [100, 33, 1])
 def test_parts_generate_the_responses_of_the_complete_batch(world, rows, caplog):
     policy, tokenizer, prompts = world
@@ -79,15 +94,17 @@ def test_other_errors_and_out_of_memory_for_one_row_are_raised(world):
         OomRetry()([1, 2, 3, 4], fail)
 
 
-def test_training_with_generation_in_parts_gives_the_same_adapter(tmp_path):
+@pytest.mark.parametrize(("given", "first"), [(None, [256, 128, 64]), (96, [96, 96, 64])])
+def test_training_with_generation_in_parts_gives_the_same_adapter(tmp_path, given, first):
     """Up to the rounding of passes over fewer rows."""
     reward = table_reward()
     settings = {"total_episodes": 512, "num_mini_batches": 2, "per_device_train_batch_size": 128}
-    complete, parts = (make_trainer(tmp_path / name, [reward], **settings) for name in ("complete", "parts"))
+    complete = make_trainer(tmp_path / "complete", [reward], **settings)
+    parts = make_trainer(tmp_path / "parts", [reward], generation_rows=given, **settings)
     complete.train()
     sizes = limit(parts.model.base_model.model, 100)
     parts.train()
-    assert sizes[:3] == [256, 128, 64]
+    assert sizes[: len(first)] == first
     for (name, one), (_, two) in zip(complete.model.named_parameters(), parts.model.named_parameters(), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5, msg=name)
 

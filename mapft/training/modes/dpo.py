@@ -3,6 +3,7 @@
 Legend: N pilot samples.
 """
 
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -70,12 +71,15 @@ def _train(mode: DPO, inputs: Any) -> None:
     config, folder, trainer = inputs.config, inputs.folder, inputs.config.trainer
     policy, tokenizer = load_policy(config.model)
     gpu = torch.cuda.is_available()
+    micro_batch = trainer.micro_batch_size or trainer.per_device_train_batch_size
+    pairs_per_step = trainer.rows_per_step // 2 or 1
+    pairs_per_pass = math.gcd(micro_batch // 2 or 1, pairs_per_step)
     args = DPOConfig(
         output_dir=str(folder.checkpoints),
         beta=mode.beta,
         learning_rate=mode.learning_rate or trainer.learning_rate,
-        per_device_train_batch_size=trainer.per_device_train_batch_size // 2 or 1,
-        gradient_accumulation_steps=trainer.gradient_accumulation_steps,
+        per_device_train_batch_size=pairs_per_pass,
+        gradient_accumulation_steps=pairs_per_step // pairs_per_pass,
         max_grad_norm=trainer.max_grad_norm,
         lr_scheduler_type=trainer.lr_scheduler_type,
         warmup_steps=trainer.warmup_steps,
@@ -83,7 +87,7 @@ def _train(mode: DPO, inputs: Any) -> None:
         adam_beta1=trainer.adam_beta1,
         adam_beta2=trainer.adam_beta2,
         adam_epsilon=trainer.adam_epsilon,
-        gradient_checkpointing=trainer.gradient_checkpointing,
+        gradient_checkpointing=bool(trainer.gradient_checkpointing),
         logging_steps=trainer.logging_steps,
         save_steps=trainer.save_steps,
         save_total_limit=trainer.save_total_limit,

@@ -7,21 +7,10 @@ import sys
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from mapft.cli import main
-from mapft.planning.memory_tracker import MemoryTracker
-from tests import worlds
+from tests.planning.models import MODELS, settings
 
-VOCABULARY = 32_768
-LLAMA = {"hidden_size": 320, "intermediate_size": 864, "num_hidden_layers": 4, "num_attention_heads": 5}
-MODELS = {
-    "llama": lambda ends: LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **LLAMA, **ends)),
-    "gpt2": lambda ends: GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=320, n_layer=4, n_head=5, **ends)),
-    "qwen2": lambda ends: Qwen2ForCausalLM(
-        Qwen2Config(vocab_size=VOCABULARY, **LLAMA | {"num_hidden_layers": 8}, num_key_value_heads=1, **ends)
-    ),
-}
 MEASURE = """
 import ctypes, gc, pathlib, re, sys
 from mapft.cli import main
@@ -37,42 +26,11 @@ print("MEASURED", status("VmHWM") - before)
 """
 
 
-def settings(folder, name: str, *more: str) -> list[str]:
-    """A model with random weights that never ends a response, so that every response has the planned length."""
-    words = worlds.tokenizer("<|end|>")
-    torch.manual_seed(0)
-    MODELS[name]({"bos_token_id": words.eos_token_id, "eos_token_id": words.eos_token_id}).save_pretrained(folder / "m")
-    words.save_pretrained(folder / "m")
-    prompts = ({"question": "What do you think of the garden at night? " * 2 + str(i)} for i in range(48))
-    (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in prompts))
-    values = {
-        "experiment": "own",
-        "model.path": folder / "m",
-        "data.path": folder / "prompts.jsonl",
-        "data.column": "question",
-        "data.pilot_prompts": 12,
-        "data.max_prompt_tokens": 64,
-        "rewards": "[]",
-        "+rewards.vowels.kind": "function",
-        "+rewards.vowels.target": "tests.worlds:vowels",
-        "palette": "custom",
-        "+palette.sd.vowels": 0.2,
-        "dual.if_infeasible": "nearest",
-        "sampling.max_new_tokens": 48,
-        "sampling.samples_per_prompt": 8,
-        "sampling.batch_size": 16,
-        "trainer.total_episodes": 32,
-        "trainer.num_ppo_epochs": 1,
-        "output": folder / "runs",
-    }
-    return [*(f"{key}={value}" for key, value in values.items()), *more]
-
-
 def planned(arguments, capfd) -> tuple[dict[str, float], str]:
     capfd.readouterr()
     assert main(["plan", *arguments]) == 0
     text = capfd.readouterr().out
-    return {name.strip(): float(gb) for name, gb in re.findall(r"^(\D+?)\s+([\d.]+) GB  ", text, re.M)}, text
+    return {name.strip(): float(gb) for name, gb in re.findall(r"^([^\d\n]+?)\s+([\d.]+) GB  ", text, re.M)}, text
 
 
 @pytest.mark.slow
@@ -85,13 +43,11 @@ def planned(arguments, capfd) -> tuple[dict[str, float], str]:
         ("qwen2", ["trainer.per_device_train_batch_size=8", "trainer.gradient_checkpointing=true"]),
     ],
 )
-def test_the_plan_is_within_15_percent_of_the_measured_peak(tmp_path, monkeypatch, capfd, name, more):
-    """The peak beyond the memory before the training, with an allocator that returns freed memory to the system."""
+def test_the_plan_is_within_15_percent_of_the_measured_peak(tmp_path, capfd, name, more):
+    """The peak beyond the memory before the training."""
     arguments = settings(tmp_path, name, *more)
     _, text = planned(arguments, capfd)
     peak = float(re.search(r"([\d.]+) of [\d.]+ GB", text)[1]) * 1e9
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "131072")
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     run = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
     measured = float(re.search(r"MEASURED (\d+)", run.stdout)[1])
@@ -117,9 +73,11 @@ def test_the_plan_names_changes_after_which_it_fits(tmp_path, capfd):
     arguments = settings(tmp_path, "llama", "trainer.per_device_train_batch_size=32")
     _, text = planned([*arguments, "launch=ddp", "launch.memory_gb=80"], capfd)
     assert "on each of 8 GPUs: it fits" in text
-    _, text = planned([*arguments, "launch.memory_gb=3.6"], capfd)
+    small = [*arguments, "launch.memory_gb=1.2"]
+    _, text = planned([*small, "trainer.micro_batch_size=32", "trainer.gradient_checkpointing=false"], capfd)
     change = re.search(r"Smallest change after which it fits: (.*)\.", text)[1]
-    _, text = planned([*arguments, "launch.memory_gb=3.6", *change.split()], capfd)
+    assert change == "trainer.micro_batch_size=null"
+    _, text = planned([*small, "trainer.gradient_checkpointing=false", change], capfd)
     assert ": it fits." in text
     _, text = planned([*arguments, "launch.memory_gb=0.01"], capfd)
     assert "No change of settings that mapft plan tries makes it fit" in text
@@ -152,23 +110,6 @@ def test_invalid_devices_and_models_are_one_sentence(tmp_path, capfd):
             "No GPU is visible, so its memory is unknown; set it, for example launch.memory_gb=80."
             in capfd.readouterr().err
         )
-
-
-def test_bytes_are_counted_once_until_they_are_freed():
-    with MemoryTracker() as tracker:
-        tensor = torch.empty(1000)
-        view = tensor[:10].reshape(2, 5)
-        assert tracker.now == 4000
-        other = torch.empty(500, dtype=torch.float64)
-        assert tracker.now == 8000
-        del other
-        assert tracker.now == 4000
-        tensor.add_(1)
-        assert (tracker.now, tracker.peak) == (4000, 8000)
-        del tensor
-        assert tracker.now == 4000  # the view shares its storage
-        del view
-        assert tracker.now == 0
 
 
 def test_the_speed_is_that_of_a_run_with_the_same_settings(tmp_path, capfd):

@@ -1,22 +1,22 @@
-"""What `mapft plan` prints: the memory of a device in parts, whether it fits, and the smallest change if not."""
+"""`mapft plan`: the memory of a device in parts, the batches that fit into it, and the smallest change if none do."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 
 from mapft.config import Config, Quantization, Residency
 from mapft.config.run_folder import RunFolder
-from mapft.pipeline.artifacts import read_run_record
-from mapft.planning.memory import GB, SHARDED, Memory, estimate
-from mapft.planning.phases import rollout_rows
+from mapft.pipeline.artifacts import read_batches, read_run_record
+from mapft.pipeline.batches import longest_prompt
+from mapft.planning import GB, SHARDED, USABLE, Memory, capacity, estimate
+from mapft.rewards import parse
+from mapft.sampling.split import load_split
 from mapft.training.modes.simultaneous import Simultaneous
 from mapft.utils.errors import UserError
 from mapft.utils.gpus import visible_gpus
 
-USABLE = 0.94  # share of a device's memory that an allocator can fill
 SPEED_GROUPS = ("model", "adapter", "trainer", "sampling")  # settings that decide the speed of an iteration
 SPEED_METRICS = {"timing/rollout", "timing/update", "completions/mean_length"}
 
@@ -26,30 +26,22 @@ def plan(config: Config) -> str:
 
     Raises UserError where the memory of a GPU is unknown.
     """
-    launch = config.launch
-    capacity = _capacity(config)
-    memory = estimate(config, capacity)
-    share = memory.peak / capacity
+    if config.launch.name == "cpu" and visible_gpus():  # a run uses the GPU
+        config = _with(config, {"launch.name": "gpu"})
+    launch, free = config.launch, capacity(config)
+    notes: list[str] = []
+    prompt_tokens = longest_prompt(config.model, load_split(config, parse(config.rewards), notes.append))
+    memory = estimate(config, prompt_tokens, free)
+    share = memory.peak / free
     device = "host" if launch.name == "cpu" else f"each of {launch.processes} GPU{'s' * (launch.processes > 1)}"
     fits = "it fits" if share <= USABLE else "it does not fit"
-    lines = [_table(memory), ""]
-    lines.append(f"{memory.peak / GB:.2f} of {capacity / GB:.1f} GB ({share:.0%}) on {device}: {fits}.")
+    lines = [*notes, _table(memory), ""]
+    lines.append(f"{memory.peak / GB:.2f} of {free / GB:.1f} GB ({share:.0%}) on {device}: {fits}.")
+    lines.append(f"The longest prompt has {prompt_tokens} tokens. {memory.batches.sentence(config)}")
     if share > USABLE:
-        lines.append(_remedy(config, capacity, memory.peak))
+        lines.append(_remedy(config, prompt_tokens, free, memory.peak))
     lines.append(_speed(config))
     return "\n".join(lines)
-
-
-def _capacity(config: Config) -> float:
-    if config.launch.memory_gb is not None:
-        return config.launch.memory_gb * GB
-    if config.launch.name == "cpu":
-        return float(psutil.virtual_memory().total)
-    if visible_gpus():
-        import torch
-
-        return float(torch.cuda.get_device_properties(0).total_memory)
-    raise UserError("No GPU is visible, so its memory is unknown; set it, for example launch.memory_gb=80.")
 
 
 def _table(memory: Memory) -> str:
@@ -73,14 +65,11 @@ def changes(config: Config) -> list[Change]:
         on_cpu = config.launch.name == "cpu"
         smaller = [Residency.one_at_a_time] if on_cpu else [Residency.offload, Residency.one_at_a_time]
         candidates += [{"mode.reward_models": choice} for choice in smaller if choice is not config.mode.residency]
-    if trainer.local_rollout_forward_batch_size > 8:
-        candidates.append({"trainer.local_rollout_forward_batch_size": 8})
-    rows, steps = trainer.per_device_train_batch_size, trainer.gradient_accumulation_steps
-    while rows % 2 == 0:
-        rows, steps = rows // 2, steps * 2
-        candidates.append({"trainer.per_device_train_batch_size": rows, "trainer.gradient_accumulation_steps": steps})
-    if not trainer.gradient_checkpointing:
-        candidates.append({"trainer.gradient_checkpointing": True})
+    for name in ("micro_batch_size", "gradient_checkpointing", "local_rollout_forward_batch_size"):
+        if getattr(trainer, name) is not None:
+            candidates.append({f"trainer.{name}": None})
+    if config.sampling.micro_batch_size:
+        candidates.append({"sampling.micro_batch_size": None})
     plain = config.model.quantization is Quantization.none and config.launch.name not in SHARDED
     if config.launch.name in ("ddp", "zero2", "multi_node") and config.launch.processes > 1 and plain:
         candidates.append({"launch.name": "zero3"})
@@ -91,30 +80,31 @@ def changes(config: Config) -> list[Change]:
     return candidates
 
 
-def _remedy(config: Config, capacity: float, peak: float) -> str:
+def _remedy(config: Config, prompt_tokens: int, free: float, peak: float) -> str:
     """The first change that is enough by itself; else those that are enough together, in their order.
 
     peak: bytes without any change.
     """
     for change in changes(config):
-        if estimate(_with(config, change), capacity).peak <= USABLE * capacity:
+        if estimate(_with(config, change), prompt_tokens, free).peak <= USABLE * free:
             return f"Smallest change after which it fits: {_overrides(change)}."
     combined: Change = {}
     tried: list[Change] = []
     while change := next((candidate for candidate in changes(config) if candidate not in tried), {}):
         tried.append(change)
-        smaller = estimate(_with(config, change), capacity).peak
+        smaller = estimate(_with(config, change), prompt_tokens, free).peak
         if smaller < peak:
             peak, config = smaller, _with(config, change)
             combined |= change
-        if peak <= USABLE * capacity:
+        if peak <= USABLE * free:
             return f"It fits with these changes together: {_overrides(combined)}."
     smallest = f"; with {_overrides(combined)} it needs {peak / GB:.2f} GB" if combined else ""
     return f"No change of settings that mapft plan tries makes it fit{smallest}."
 
 
 def _overrides(change: Change) -> str:
-    return " ".join(f"{name.removesuffix('.name')}={str(value).lower()}" for name, value in change.items())
+    shown = {name: "null" if value is None else str(value).lower() for name, value in change.items()}
+    return " ".join(f"{name.removesuffix('.name')}={value}" for name, value in shown.items())
 
 
 def _with(config: Config, change: Change) -> Config:
@@ -136,10 +126,11 @@ def _speed(config: Config) -> str:
             continue
         lines = pd.read_json(folder.logs, lines=True)
         if set(lines) >= SPEED_METRICS:
-            trainer = config.trainer
-            updates = trainer.num_ppo_epochs * trainer.num_mini_batches * trainer.gradient_accumulation_steps
+            trainer = read_batches(folder).batches.applied_to(config).trainer
+            micro_batch = trainer.micro_batch_size or trainer.rows_per_step
+            updates = trainer.num_ppo_epochs * trainer.rows_per_iteration // micro_batch
             seconds = lines["timing/rollout"].mean() + updates * lines["timing/update"].mean()
-            tokens = lines["completions/mean_length"].mean() * rollout_rows(config) / seconds
+            tokens = lines["completions/mean_length"].mean() * trainer.rows_per_iteration / seconds
             return (
                 f"{folder.path.name} needed {seconds:.1f} s per iteration: {tokens:.0f} new tokens per second and "
                 "process."
