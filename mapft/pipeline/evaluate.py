@@ -11,6 +11,7 @@ from mapft.config.identity import fingerprint
 from mapft.evaluation.result import Evaluation
 from mapft.palette import explain
 from mapft.pipeline import artifacts
+from mapft.pipeline.batches import batched_config
 from mapft.pipeline.run import Run, plain_settings
 from mapft.pipeline.score import score_table
 from mapft.playground.paths import existing_or_hub, file_state
@@ -157,7 +158,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
     from mapft.sampling.tokens import token_rows
     from mapft.utils.device import free_memory
 
-    config, per_prompt = run.config, _samples_per_prompt(run, policy)
+    config, per_prompt = batched_config(run), _samples_per_prompt(run, policy)
     free_memory()  # of training
     model, tokenizer = load_policy(config.model)
     if policy and policy.adapter:
@@ -171,14 +172,14 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
             config.sampling,
             per_prompt,
             derive_seed(config.seed, "evaluation", name),
-            lambda done, total: update(f"sampling the {name} policy", done, total),
+            lambda done, total: update(f"{name} policy: sampling", done, total),
             measure_kl=policy is not None,
         )
-    del model
-    free_memory()
+        del model
+        free_memory()
+        scores = score_table(run, samples, run.prompts.held_out, update, f"{name} policy").drop(columns="prompt_id")
     if policy is None:
         samples["kl"] = 0.0
-    scores = score_table(run, samples, run.prompts.held_out, f"scoring the {name} policy").drop(columns="prompt_id")
     return pd.concat([samples, scores], axis=1)
 
 
@@ -189,6 +190,7 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     total = len(held_out) * per_prompt
     parts: list[pd.DataFrame] = []
     with run.progress() as update:
+        update(f"{name} policy", 0, total)
         for part in aligned_sampler(run, policy.adapter, f"evaluation.policies.{name}.adapter").stream(
             held_out,
             policy.candidates,
@@ -198,7 +200,7 @@ def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
             seed=derive_seed(run.config.seed, "evaluation", name),
         ):
             parts.append(part)
-            update(f"sampling the {name} policy", sum(map(len, parts)), total)
+            update(f"{name} policy", sum(map(len, parts)), total)
     return pd.concat(parts, ignore_index=True)
 
 
@@ -212,7 +214,7 @@ def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
     model, tokenizer = load_policy(run.config.model)
     if adapter:
         model = load_adapter(model, Path(existing_or_hub(adapter, option)))
-    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), run.config.sampling)
+    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), batched_config(run).sampling)
 
 
 def _decoding_lam(run: Run, adapter: str | None) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import pandas as pd
 
 from mapft.pipeline.artifacts import write_table
+from mapft.pipeline.batches import batched_config
 from mapft.pipeline.run import Run
 from mapft.pipeline.score import check_scores
 from mapft.sampling.split import load_split, rendered_table
@@ -37,7 +38,7 @@ def _generate(run: Run) -> pd.DataFrame:
     from mapft.sampling.responses import generate
     from mapft.sampling.tokens import check_prompt_lengths, token_rows
 
-    config, prompts = run.config, run.prompts
+    config, prompts = batched_config(run), run.prompts
     check_scores(run)
     policy, tokenizer = load_policy(config.model)
     check_prompt_lengths(token_rows(prompts.training + prompts.held_out), policy, config.data, config.sampling)
@@ -49,5 +50,5 @@ def _generate(run: Run) -> pd.DataFrame:
             config.sampling,
             config.sampling.samples_per_prompt,
             derive_seed(config.seed, "pilot"),
-            lambda done, total: update("sampling the base policy", done, total),
+            lambda done, total: update("pilot: sampling", done, total),
         )

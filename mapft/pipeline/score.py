@@ -8,13 +8,15 @@ from mapft.pipeline.artifacts import write_table
 from mapft.pipeline.run import Run
 from mapft.rewards.score import own_columns
 from mapft.sampling.prompts import PromptRow, columns_of
+from mapft.utils.terminal import Update
 from mapft.utils.text import text_of
 
 
 def score(run: Run) -> None:
     """Raw scores of all samples; values that were scored before are read from the cache."""
     if run.is_main and not run.folder.scores.exists():
-        write_table(run.folder.scores, score_table(run, run.samples, run.prompts.pilot, "scoring"))
+        with run.progress() as update:
+            write_table(run.folder.scores, score_table(run, run.samples, run.prompts.pilot, update, "pilot"))
     run.wait_for(run.folder.scores)
 
 
@@ -33,8 +35,11 @@ def check_scores(run: Run) -> None:
         free_memory()
 
 
-def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], what: str) -> pd.DataFrame:
-    """prompt_id and a column per value, for samples of these rows; each value is cached by itself."""
+def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], update: Update, whose: str) -> pd.DataFrame:
+    """prompt_id and a column per value, for samples of these rows; each value is cached by itself.
+
+    update: told the progress. whose: the samples, in its texts.
+    """
     from mapft.rewards.scoring import score_texts
 
     prompts, responses = samples["prompt"].tolist(), samples["response"].tolist()
@@ -52,16 +57,15 @@ def score_table(run: Run, samples: pd.DataFrame, rows: Sequence[PromptRow], what
         )
         for name, score in run.scores.items()
     }
-    with run.progress() as update:
-        matrix = score_texts(
-            run.scores,
-            prompts,
-            responses,
-            samples["prompt_id"].tolist(),
-            lambda name, done, total: update(f"{what}: {name}", done, total),
-            folders,
-            columns,
-        )
+    matrix = score_texts(
+        run.scores,
+        prompts,
+        responses,
+        samples["prompt_id"].tolist(),
+        lambda name, done, total: update(f"{whose}: scoring {name}", done, total),
+        folders,
+        columns,
+    )
     table = pd.DataFrame(matrix.scores, columns=list(matrix.values))
     table.insert(0, "prompt_id", matrix.prompt_ids)
     return table

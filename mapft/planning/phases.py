@@ -14,7 +14,7 @@ from mapft.planning.memory_tracker import MemoryTracker, fused_attention
 from mapft.playground.paths import existing_or_hub
 from mapft.ppo.critic import Critic
 from mapft.ppo.trl_seam import narrow_head_tiles
-from mapft.utils.errors import working_on
+from mapft.utils.errors import UserError, reason
 
 TRACED_LAYERS = (2, 4)  # a deeper model is extrapolated linearly from models of so many layers
 
@@ -36,7 +36,7 @@ def without_data(config: Config) -> Iterator[None]:
     except Exception as error:  # the model's code decides which
         raise CannotEstimate(
             f"The memory of model.path={config.model.path} cannot be estimated, because its code does not run on "
-            f"tensors without data ({type(error).__name__}: {error})."
+            f"tensors without data ({reason(error)})."
         ) from error
     finally:
         logger.setLevel(level)

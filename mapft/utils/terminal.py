@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -49,52 +49,69 @@ def make_console(**options: Any) -> LiteralConsole:
 
 @contextmanager
 def progress(console: Console) -> Iterator[Update]:
-    """Inside, call update(task, done, total): a bar per task on a terminal, a line every LOG_SECONDS in a log file."""
+    """Inside, call update(task, done, total): a bar on a terminal, a line every LOG_SECONDS in a log file.
+
+    Tasks "NAME: STEP" with the same NAME share a bar, which begins again with each step.
+    """
     if not console.is_terminal:
         yield LogLines(console)
         return
-    columns = (
+    columns = [
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
+        TextColumn("{task.fields[left]}", markup=False),
+    ]
     with Progress(*columns, console=console) as bars:
         ids: dict[str, TaskID] = {}
+        remaining = RemainingTime()
 
         def update(task: str, done: int, total: int) -> None:
-            if task not in ids:
-                ids[task] = bars.add_task(task, total=total)
-            bars.update(ids[task], completed=done)
+            name = task.partition(":")[0]
+            if name not in ids:
+                ids[name] = bars.add_task(task, total=total, left="")
+            left = remaining(task, done, total, time.monotonic())
+            bars.update(ids[name], description=task, completed=done, total=total, left=left, refresh=True)
 
         yield update
+
+
+class RemainingTime:
+    """The remaining time of each task at its mean speed since its first call, whose `done` is where it started."""
+
+    def __init__(self) -> None:
+        self.first: dict[str, tuple[float, int]] = {}  # (time, done) by task
+
+    def __call__(self, task: str, done: int, total: int, now: float) -> str:
+        """For example "0:01:15 left" at the time `now`; empty where it is unknown or 0."""
+        start, done_before = self.first.setdefault(task, (now, done))
+        if not done_before < done < total:
+            return ""
+        return f"{clock((now - start) * (total - done) / (done - done_before))} left"
 
 
 class LogLines:
     """Progress as lines of plain text: one per task every LOG_SECONDS, and one when it is complete.
 
-    Remaining time: at the mean speed since the first update, whose `done` is where the task started. note: printed
-    after it.
+    note: printed after the remaining time.
     """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._first: dict[str, tuple[float, int]] = {}  # (time, done) by task
-        self._printed: dict[str, float] = {}
+        self._remaining = RemainingTime()
+        self._printed: dict[str, float] = {}  # time by task
 
     def __call__(self, task: str, done: int, total: int, note: str = "") -> None:
         now = time.monotonic()
-        start, done_before = self._first.setdefault(task, (now, done))
-        if done < total and now - self._printed.get(task, start) < LOG_SECONDS:
+        left = self._remaining(task, done, total, now)
+        if done < total and now - self._printed.setdefault(task, now) < LOG_SECONDS:
             return
         self._printed[task] = now
-        left = ""
-        if done_before < done < total:
-            left = f", {_clock((now - start) * (total - done) / (done - done_before))} left"
-        self.console.print(f"{task}: {done} of {total}{left}{f'; {note}' if note else ''}", soft_wrap=True)
+        self.console.print(f"{task}: {done} of {total}{left and f', {left}'}{note and f'; {note}'}", soft_wrap=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """For example 1:02:03."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"

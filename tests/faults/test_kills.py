@@ -10,8 +10,8 @@ from tests.faults.victim import Victim, calls, kept_scores, settings, torn
 
 # (stage, when it has begun, seconds that it takes about): kills come at random moments of it.
 STAGES = {
-    "sample": (lambda run, said: "sampling the base policy" in said, 0.4),
-    "score": (lambda run, said: "scoring: vowels" in said, 0.5),
+    "sample": (lambda run, said: "pilot: sampling" in said, 0.4),
+    "score": (lambda run, said: "pilot: scoring vowels" in said, 0.5),
     "train": (lambda run, said: any(run.rglob("logs.jsonl")), 1.5),
     "evaluate": (lambda run, said: (run / "training.json").exists(), 2.0),
     "export": (lambda run, said: (run / "report.html").exists() and "Predicted and realized" in said, 0.3),

@@ -120,3 +120,23 @@ def test_progress_on_a_terminal_is_a_bar():
     text = without_styles(printed(lambda console: _progress(console, "scoring"), force_terminal=True))
     assert "━" in text
     assert "2/2" in text
+
+
+def test_the_steps_of_a_policy_share_a_bar_with_the_remaining_time(monkeypatch):
+    """By hand: batches of 64 s, 2 of 8 done after the first; the time of a step begins with it."""
+    clock = iter(range(0, 64_000, 64))
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
+
+    def steps(console):
+        with progress(console) as update:
+            for done in (0, 2, 8):
+                update("base policy: sampling", done, 8)
+            for done in (4, 6):
+                update("base policy: scoring humor", done, 8)
+            update("tuned policy: sampling", 0, 8)
+
+    text = without_styles(printed(steps, force_terminal=True, width=100))
+    assert re.search(r"base policy: sampling +━.* 2/8 +0:03:12 left", text)
+    first, second = text.rstrip().split("\r")[-1].splitlines()  # as they are at the end
+    assert re.search(r"base policy: scoring humor +━.* 6/8 +0:01:04 left", first)
+    assert re.search(r"tuned policy: sampling +━* +0/8", second)
