@@ -33,6 +33,11 @@ class RunFolder:
         """How many responses the passes of the run have, chosen by the memory that was free."""
         return self.path / "batches.json"
 
+    @property
+    def speed(self) -> Path:
+        """Seconds per response, of which the duration of the run is estimated."""
+        return self.path / "speed.json"
+
     # ------------------------------------------------------------------ sample, score, solve
 
     @property

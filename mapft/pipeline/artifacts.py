@@ -37,6 +37,15 @@ class BatchesRecord:
 
 
 @dataclass(frozen=True)
+class Speed:
+    """speed.json: seconds per response of generation, of all scores, and of a pass without gradients."""
+
+    sampling: float
+    scoring: float
+    forward: float
+
+
+@dataclass(frozen=True)
 class SolutionRecord:
     """solution.json: the dual solution of the palette that is trained.
 
@@ -87,6 +96,18 @@ def read_batches(folder: RunFolder) -> BatchesRecord:
 def write_batches(folder: RunFolder, record: BatchesRecord) -> None:
     """batches.json."""
     write_json(folder.batches, asdict(record))
+
+
+def read_speed(folder: RunFolder) -> Speed:
+    """speed.json."""
+    content = read_json(folder.speed)
+    with parsing(folder.speed):
+        return Speed(**content)
+
+
+def write_speed(folder: RunFolder, speed: Speed) -> None:
+    """speed.json."""
+    write_json(folder.speed, vars(speed))
 
 
 def read_samples(folder: RunFolder) -> pd.DataFrame:

@@ -1,0 +1,104 @@
+"""About how long a run takes, by the speed of a first batch -> speed.json.
+
+Nothing of the batch is kept, and the rest of the run does not depend on it.
+"""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+
+from mapft.config import Config, PolicyConfig
+from mapft.pipeline.artifacts import Speed, read_speed, write_speed
+from mapft.pipeline.batches import batched_config
+from mapft.pipeline.run import Run
+from mapft.sampling.prompts import PromptRow, columns_of
+from mapft.utils.seeds import derive_seed
+from mapft.utils.terminal import clock
+
+CPU_ROWS = 32  # of the first batch; a GPU generates a complete one in about the same time
+
+
+def print_duration(run: Run, policies: Mapping[str, PolicyConfig | None]) -> None:
+    """The estimated duration of a run that has not begun, and of its parts. policies: that it evaluates."""
+    pilot, measured = len(run.prompts.pilot) * run.config.sampling.samples_per_prompt, speed(run, run.prompts.pilot)
+    rollouts = run.config.mode.scored_responses(run.config.trainer.total_episodes, pilot, run.folder)
+    parts = durations(batched_config(run), measured, pilot, rollouts)
+    parts["evaluation"] = math.fsum(evaluation_seconds(run, policy, measured) for policy in policies.values())
+    listed = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items() if seconds)
+    unknown = "" if rollouts else f", and the training, whose length mode={run.config.mode.name} does not tell before"
+    run.console.print(f"This run takes about {clock(sum(parts.values()))}: {listed}{unknown}.", soft_wrap=True)
+
+
+def durations(config: Config, speed: Speed, pilot: int, rollouts: int) -> dict[str, float]:
+    """Seconds of sampling, scoring and training, of `pilot` and `rollouts` responses; processes share the training.
+
+    A response of a rollout takes a pass under the policy and one under the reference, and in each of num_ppo_epochs an
+    update, as do replay_batch stored responses in every optimizer step. An update is a pass and its backward pass,
+    which takes as long where the weights are frozen, and a third one where the layers are recomputed.
+    """
+    trainer, processes = config.trainer, int(os.environ.get("WORLD_SIZE", "1"))
+    rows = trainer.rows_per_iteration
+    rollouts_here = rows * math.ceil(rollouts / (rows * processes))
+    updates = rollouts_here * trainer.num_ppo_epochs * (1 + trainer.replay_batch / trainer.rows_per_step)
+    if rollouts and trainer.replay_batch:
+        updates += trainer.warm_start_passes * pilot / processes
+    passes_per_update = 3 if trainer.gradient_checkpointing else 2
+    return {
+        "sampling": speed.sampling * (pilot + rollouts_here),
+        "scoring": speed.scoring * (pilot + rollouts_here),
+        "training": speed.forward * (2 * rollouts_here + passes_per_update * updates),
+    }
+
+
+def evaluation_seconds(run: Run, policy: PolicyConfig | None, speed: Speed) -> float:
+    """Of one policy: decoding generates and scores all candidates, and the KL of an adapter takes two passes."""
+    per_candidate = speed.sampling + speed.scoring + (2 * speed.forward if policy and policy.adapter else 0.0)
+    candidates = (policy.candidates if policy else None) or 1
+    return len(run.prompts.held_out) * samples_per_prompt(run, policy) * candidates * per_candidate
+
+
+def samples_per_prompt(run: Run, policy: PolicyConfig | None) -> int:
+    """Responses of a policy to every held-out prompt."""
+    return (policy.samples_per_prompt if policy else None) or run.config.evaluation.samples_per_prompt
+
+
+def speed(run: Run, rows: Sequence[PromptRow]) -> Speed:
+    """The speed on this machine, measured once in a run, on some of these rows."""
+    if not run.folder.speed.exists():
+        with run.console.status("Measuring the speed"):
+            write_speed(run.folder, _measured(run, rows))
+    return read_speed(run.folder)
+
+
+def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
+    import torch
+
+    from mapft.ppo.batch import padded_batch
+    from mapft.rewards.loader import RewardModels
+    from mapft.sampling.models import load_policy
+    from mapft.sampling.responses import generate, log_prob
+    from mapft.sampling.tokens import tokenize_rows
+
+    config = batched_config(run)
+    policy, tokenizer = load_policy(config.model)
+    rows_at_once = config.sampling.micro_batch_size or config.sampling.batch_size
+    rows = rows[: rows_at_once if policy.device.type == "cuda" else min(rows_at_once, CPU_ROWS)]
+    seed = derive_seed(config.seed, "speed")
+    generate(policy, tokenizer, tokenize_rows(rows[:1], tokenizer), config.sampling, 1, seed)  # the first is slower
+    begin = time.perf_counter()
+    samples = generate(policy, tokenizer, tokenize_rows(rows, tokenizer), config.sampling, 1, seed)
+    sampled = time.perf_counter()
+    prompt_ids, response_ids = samples["prompt_token_ids"].tolist(), samples["response_token_ids"].tolist()
+    batch = padded_batch(prompt_ids, response_ids, tokenizer.pad_token_id, policy.device)
+    sequences = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    attention = torch.cat([batch["prompt_mask"], batch["mask"]], dim=1)
+    log_prob(policy, sequences, attention, batch["mask"].bool()).sum().item()
+    passed = time.perf_counter()
+    models, columns = RewardModels(run.scores), columns_of(rows)
+    models.load()
+    loaded = time.perf_counter()
+    for name in run.scores:
+        models.score(name, samples["prompt"].tolist(), samples["response"].tolist(), columns)
+    scored = time.perf_counter()
+    return Speed((sampled - begin) / len(rows), (scored - loaded) / len(rows), (passed - sampled) / len(rows))
