@@ -23,7 +23,7 @@ ARTIFACTS = [
     "evaluation_decoding.parquet",
     "report.csv",
 ]
-SETTINGS = [*SMALL, "refine.every=2", "evaluation.policies.decoding.candidates=4"]
+SETTINGS = [*SMALL, "refine.every=2", "evaluation=decoding", "evaluation.policies.decoding.candidates=4"]
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,21 @@ from mapft.evaluation.result import Evaluation
 from mapft.palette import explain
 from mapft.pipeline import artifacts
 from mapft.pipeline.batches import batched_config
+from mapft.pipeline.duration import evaluation_seconds, samples_per_prompt, speed
 from mapft.pipeline.run import Run, plain_settings
 from mapft.pipeline.score import score_table
 from mapft.playground.paths import existing_or_hub, file_state
 from mapft.utils.errors import UserError
 from mapft.utils.files import read_json
 from mapft.utils.seeds import derive_seed
+from mapft.utils.terminal import clock
 
 
 def evaluate(run: Run) -> None:
     """Evaluate base, tuned and every policy of evaluation.policies, write the report, and print the closing table.
 
-    Nothing is repeated while the settings of the evaluation and the policies are unchanged.
+    The table of base and tuned is printed before the other policies are evaluated. Nothing is repeated while the
+    settings of the evaluation and the policies are unchanged.
     """
     from mapft.evaluation.report import print_closing
 
@@ -37,7 +40,15 @@ def evaluate(run: Run) -> None:
     )
     evaluation = _existing(run, cache_key)
     if evaluation is None:
-        evaluation = _evaluated(run, policies, cache_key)
+        tables = {name: policy_responses(run, name, policies[name]) for name in (BASE, TUNED)}
+        more = {name: policy for name, policy in policies.items() if policy and name not in tables}
+        if more:
+            print_closing(_evaluation(run, tables, cache_key), run.console)
+        for name, policy in more.items():
+            _print_cost(run, name, policy)
+            tables[name] = policy_responses(run, name, policy)
+        evaluation = _evaluation(run, tables, cache_key)
+        _write_report(run, evaluation, tables)
         artifacts.write_evaluation(run.folder, evaluation)
     if run.config.tracking.names() and not evaluation.tracked:
         from mapft.tracking.callback import track_evaluation
@@ -62,7 +73,7 @@ def policy_identity(run: Run, name: str, policy: PolicyConfig | None) -> dict[st
         source += [identity(policy), _decoding_lam(run, policy.adapter), run.config.decoding.max_candidates]
     return run.scoring_identity | {
         "prompts": run.config.evaluation.prompts,
-        "samples_per_prompt": _samples_per_prompt(run, policy),
+        "samples_per_prompt": samples_per_prompt(run, policy),
         "policy": source,
     }
 
@@ -102,20 +113,29 @@ def _existing(run: Run, cache_key: str) -> Evaluation | None:
     return evaluation if evaluation.cache_key == cache_key else None
 
 
-def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: str) -> Evaluation:
+def _print_cost(run: Run, name: str, policy: PolicyConfig) -> None:
+    """What decoding costs, unless its responses are in the cache."""
+    if not policy.candidates or run.cache.has_table("evaluation", policy_identity(run, name, policy)):
+        return
+    responses = len(run.prompts.held_out) * samples_per_prompt(run, policy)
+    run.console.print(
+        f"{name}: {policy.candidates} candidates for each of {responses} responses, about "
+        f"{clock(evaluation_seconds(run, policy, speed(run, run.prompts.held_out)))}.",
+        soft_wrap=True,
+    )
+
+
+def _evaluation(run: Run, tables: dict[str, pd.DataFrame], cache_key: str) -> Evaluation:
     from mapft.evaluation.convergence import kl_to_target, price_ratio
-    from mapft.evaluation.figures import run_figures
     from mapft.evaluation.levels import summarize
-    from mapft.evaluation.report import Report, write_report
     from mapft.training.refinement import read_history, standard_errors
 
     record, config = run.solution_record, run.config
-    tables = {name: policy_responses(run, name, policy) for name, policy in policies.items()}
     sequential = read_json(run.folder.sequential) if run.folder.sequential.exists() else {}
     trained, pair = artifacts.read_training(run.folder), (tables[BASE], tables[TUNED])
     lam = trained_lam(run)
     values, results = summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
-    evaluation = Evaluation(
+    return Evaluation(
         values=values,
         policies=results,
         solution=record.solution,
@@ -137,17 +157,17 @@ def _evaluated(run: Run, policies: dict[str, PolicyConfig | None], cache_key: st
         price_ratio=price_ratio(*pair, lam, record.solution.targets, config.evaluation, config.seed),
         cache_key=cache_key,
     )
+
+
+def _write_report(run: Run, evaluation: Evaluation, tables: dict[str, pd.DataFrame]) -> None:
+    from mapft.evaluation.figures import run_figures
+    from mapft.evaluation.report import Report, write_report
+
     captions = run_figures(run.folder, run.matrix, evaluation, tables)
     stored = artifacts.read_run_record(run.folder)
-    settings = stored.config | {"evaluation": plain_settings(config.evaluation)}
-    explanation = explain(run.matrix, record.solution)
-    report = Report(evaluation, tables, captions, explanation, settings, run.command, stored.versions)
-    write_report(report, run.folder)
-    return evaluation
-
-
-def _samples_per_prompt(run: Run, policy: PolicyConfig | None) -> int:
-    return (policy.samples_per_prompt if policy else None) or run.config.evaluation.samples_per_prompt
+    settings = stored.config | {"evaluation": plain_settings(run.config.evaluation)}
+    explanation = explain(run.matrix, run.solution)
+    write_report(Report(evaluation, tables, captions, explanation, settings, run.command, stored.versions), run.folder)
 
 
 def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
@@ -158,7 +178,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
     from mapft.sampling.tokens import token_rows
     from mapft.utils.device import free_memory
 
-    config, per_prompt = batched_config(run), _samples_per_prompt(run, policy)
+    config, per_prompt = batched_config(run), samples_per_prompt(run, policy)
     free_memory()  # of training
     model, tokenizer = load_policy(config.model)
     if policy and policy.adapter:
@@ -186,7 +206,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
 def _decoded(run: Run, name: str, policy: PolicyConfig) -> pd.DataFrame:
     """Decoding, see `aligned_sampler`."""
     assert policy.candidates is not None
-    per_prompt, held_out = _samples_per_prompt(run, policy), run.prompts.held_out
+    per_prompt, held_out = samples_per_prompt(run, policy), run.prompts.held_out
     total = len(held_out) * per_prompt
     parts: list[pd.DataFrame] = []
     with run.progress() as update:

@@ -2,16 +2,19 @@
 
 import re
 
+import pandas as pd
 import pytest
 
 from mapft.cli import main
 from mapft.commands.composed import with_config
 from mapft.config import PolicyConfig
-from mapft.pipeline.artifacts import Speed
+from mapft.pipeline.artifacts import Speed, read_speed
 from mapft.pipeline.duration import durations, evaluation_seconds
 from mapft.pipeline.run import Run
 from tests import worlds
 from tests.worlds import SMALL, own
+
+CLOCK = r"(\d+):(\d\d):(\d\d)"
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +26,10 @@ def configured(arguments):
     configs = []
     with_config(arguments, configs.append)
     return configs[0]
+
+
+def seconds(hours: str, minutes: str, rest: str) -> int:
+    return 3600 * int(hours) + 60 * int(minutes) + int(rest)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +64,38 @@ def test_decoding_takes_as_long_as_its_candidates(world, tmp_path):
     assert evaluation_seconds(run, None, speed) == 24 * 3
     assert evaluation_seconds(run, PolicyConfig(adapter="a"), speed) == 24 * (3 + 8)
     assert evaluation_seconds(run, PolicyConfig(candidates=16, samples_per_prompt=2), speed) == 12 * 16 * 3
+
+
+def test_a_run_begins_with_its_duration_and_shows_base_and_tuned_before_decoding(world, tmp_path, capfd):
+    more = ["evaluation=decoding", "evaluation.policies.decoding.candidates=4", "evaluation.bootstrap=100"]
+    arguments = own(world, tmp_path / "runs", *SMALL, *more)
+    assert main(["run", *arguments]) == 0
+    printed = capfd.readouterr().out
+    parts = [rf"{name} {CLOCK}" for name in ("sampling", "scoring", "training", "evaluation")]
+    order = [
+        rf"This run takes about {CLOCK}: ",
+        "pilot: sampling: ",
+        "base policy: ",
+        "tuned policy: ",
+        "Predicted and realized",
+        rf"decoding: 4 candidates for each of 6 responses, about {CLOCK}\.",
+        "decoding policy: 6 of 6",
+        "Predicted and realized",
+    ]
+    assert re.search(".*".join(order), printed, re.S)
+    total, listed = re.search(rf"This run takes about ({CLOCK}): (.*)\.", printed).group(1, 5)
+    named = [seconds(*re.search(part, listed).groups()) for part in parts if re.search(part, listed)]
+    assert len(listed.split(", ")) == len(named) > 0
+    assert abs(sum(named) - seconds(*total.split(":"))) <= 2  # rounding
+    [folder] = (tmp_path / "runs").glob("run-*")
+    speed = read_speed(Run(configured([*arguments, f"run_dir={folder}"]), quiet=True).folder)
+    assert min(speed.sampling, speed.scoring, speed.forward) > 0
+    assert main(["run", *arguments]) == 0
+    assert "takes about" not in capfd.readouterr().out
+    assert main(["sample", *own(world, tmp_path / "other", *SMALL)]) == 0
+    assert "takes about" not in capfd.readouterr().out
+    [other] = (tmp_path / "other").glob("run-*")
+    pd.testing.assert_frame_equal(*(pd.read_parquet(path / "samples.parquet") for path in (folder, other)))
 
 
 def test_the_training_of_a_mode_without_rollouts_is_left_out(world, tmp_path, capfd):

@@ -24,7 +24,8 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
     arguments = own(world, tmp_path, *SMALL)
     assert main(["train", *arguments]) == 0
     [adapter] = tmp_path.glob("run-*/adapter")
-    more = [f"+evaluation.policies.other.adapter={adapter}", "+evaluation.policies.other.samples_per_prompt=6"]
+    more = ["evaluation=decoding", f"+evaluation.policies.other.adapter={adapter}"]
+    more += ["+evaluation.policies.other.samples_per_prompt=6"]
     more += ["+evaluation.policies.best={candidates: 4, choose: best}"]
     more += [f"+evaluation.policies.resampled={{adapter: {adapter}, candidates: 4, samples_per_prompt: 1}}"]
     assert main(["evaluate", *arguments, *more]) == 0

@@ -45,7 +45,7 @@ def test_a_run_on_a_users_own_model_prompts_and_rewards(world, tmp_path, capfd):
     assert main([*arguments, "evaluation.samples_per_prompt=8", "evaluation.confidence=0.5"]) == 0
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
     changed = {path.name for path in after if path.is_file() and after[path] != before.get(path)}
-    tables = {f"evaluation_{name}.parquet" for name in ("base", "tuned", "decoding")}
+    tables = {f"evaluation_{name}.parquet" for name in ("base", "tuned")}
     pictures = {path.name for path in (folder / "figures").iterdir()}
     assert changed == {"evaluation.json", "report.md", "report.csv", "report.html"} | tables | pictures
     narrow = json.loads((folder / "evaluation.json").read_text())["values"]["vowels"]["realized"]
