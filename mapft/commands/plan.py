@@ -9,10 +9,12 @@ import pandas as pd
 from mapft.config import Config, Quantization, Residency
 from mapft.config.run_folder import RunFolder
 from mapft.pipeline.artifacts import read_batches, read_run_record
-from mapft.pipeline.batches import longest_prompt
 from mapft.planning import GB, SHARDED, USABLE, Memory, capacity, estimate
 from mapft.rewards import parse
+from mapft.sampling.models import load_tokenizer
+from mapft.sampling.prompts import longest_prompt
 from mapft.sampling.split import load_split
+from mapft.sampling.tokens import render
 from mapft.training.modes.simultaneous import Simultaneous
 from mapft.utils.errors import UserError
 from mapft.utils.gpus import visible_gpus
@@ -30,7 +32,8 @@ def plan(config: Config) -> str:
         config = _with(config, {"launch.name": "gpu"})
     launch, free = config.launch, capacity(config)
     notes: list[str] = []
-    prompt_tokens = longest_prompt(config.model, load_split(config, parse(config.rewards), notes.append))
+    training, held_out = load_split(config, parse(config.rewards), notes.append)
+    prompt_tokens = longest_prompt(render(training + held_out, load_tokenizer(config.model)))
     memory = estimate(config, prompt_tokens, free)
     share = memory.peak / free
     device = "host" if launch.name == "cpu" else f"each of {launch.processes} GPU{'s' * (launch.processes > 1)}"

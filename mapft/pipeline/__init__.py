@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mapft.pipeline.duration import print_duration
 from mapft.pipeline.evaluate import evaluate, evaluated_policies
+from mapft.pipeline.prompts import render_prompts
 from mapft.pipeline.run import Run
 from mapft.pipeline.sample import sample
 from mapft.pipeline.score import score
@@ -27,6 +28,7 @@ PARALLEL = ("sample", "score", "solve", "train")  # stages that processes other 
 def run_stages(run: Run, last: str) -> None:
     """All stages up to and including `last`, in order; a new run with a training begins with how long it takes."""
     if run.is_main and last in ("train", "evaluate") and not run.folder.samples.exists():
+        render_prompts(run)
         print_duration(run, evaluated_policies(run) if last == "evaluate" else {})
     for name, stage in STAGES.items():
         if run.is_main or name in PARALLEL:

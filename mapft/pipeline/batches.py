@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from mapft.config import Config, ModelConfig
+from mapft.config import Config
 from mapft.pipeline.artifacts import BatchesRecord, read_batches, write_batches
 from mapft.pipeline.run import Run
-from mapft.sampling.split import PromptSplit
+from mapft.sampling.prompts import longest_prompt
 
 LARGE_GB = 0.5  # from here on, memory is estimated, and what is freed goes back to the system
 SMALL_SHARE = 0.25  # of the free memory; below, memory is not estimated
@@ -32,7 +32,7 @@ def _chosen(run: Run) -> BatchesRecord:
     from mapft.planning import GB, USABLE, CannotEstimate, capacity, estimate, most_bytes, undivided
 
     config = as_launched(run.config)
-    free, prompt_tokens = capacity(config), longest_prompt(config.model, run.prompts)
+    free, prompt_tokens = capacity(config), longest_prompt(run.prompts.training + run.prompts.held_out)
     try:
         most = most_bytes(config, prompt_tokens) / GB
         if most < min(LARGE_GB, SMALL_SHARE * free / GB):
@@ -54,11 +54,3 @@ def as_launched(config: Config) -> Config:
 
     name = config.launch.name if visible_gpus() else "cpu"
     return replace(config, launch=replace(config.launch, name="gpu" if name == "cpu" and visible_gpus() else name))
-
-
-def longest_prompt(model: ModelConfig, prompts: PromptSplit) -> int:
-    """Tokens of the longest prompt."""
-    from mapft.sampling.models import load_tokenizer
-    from mapft.sampling.tokens import tokenize_rows
-
-    return max(map(len, tokenize_rows(prompts.training + prompts.held_out, load_tokenizer(model)).ids))

@@ -78,16 +78,17 @@ def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
     from mapft.rewards.loader import RewardModels
     from mapft.sampling.models import load_policy
     from mapft.sampling.responses import generate, log_prob
-    from mapft.sampling.tokens import tokenize_rows
+    from mapft.sampling.tokens import check_prompt_lengths, token_rows
 
     config = batched_config(run)
     policy, tokenizer = load_policy(config.model)
+    check_prompt_lengths(token_rows(rows), policy, config.data, config.sampling)
     rows_at_once = config.sampling.micro_batch_size or config.sampling.batch_size
     rows = rows[: rows_at_once if policy.device.type == "cuda" else min(rows_at_once, CPU_ROWS)]
     seed = derive_seed(config.seed, "speed")
-    generate(policy, tokenizer, tokenize_rows(rows[:1], tokenizer), config.sampling, 1, seed)  # the first is slower
+    generate(policy, tokenizer, token_rows(rows[:1]), config.sampling, 1, seed)  # the first is slower
     begin = time.perf_counter()
-    samples = generate(policy, tokenizer, tokenize_rows(rows, tokenizer), config.sampling, 1, seed)
+    samples = generate(policy, tokenizer, token_rows(rows), config.sampling, 1, seed)
     sampled = time.perf_counter()
     prompt_ids, response_ids = samples["prompt_token_ids"].tolist(), samples["response_token_ids"].tolist()
     batch = padded_batch(prompt_ids, response_ids, tokenizer.pad_token_id, policy.device)

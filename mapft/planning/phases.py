@@ -14,7 +14,7 @@ from mapft.planning.memory_tracker import MemoryTracker, fused_attention
 from mapft.playground.paths import existing_or_hub
 from mapft.ppo.critic import Critic
 from mapft.ppo.trl_seam import narrow_head_tiles
-from mapft.utils.errors import UserError, reason
+from mapft.utils.errors import UserError, reason, working_on
 
 TRACED_LAYERS = (2, 4)  # a deeper model is extrapolated linearly from models of so many layers
 

@@ -33,6 +33,11 @@ class PromptRow:
     ids: list[int] = field(default_factory=list)
 
 
+def longest_prompt(rows: Sequence[PromptRow]) -> int:
+    """Tokens of the longest of these rendered prompts."""
+    return max(len(row.ids) for row in rows)
+
+
 def columns_of(rows: Sequence[PromptRow]) -> dict[str, list[Any]]:
     """The columns as scores receive them: by name, one value per row."""
     return {name: [row.columns[name] for row in rows] for name in (rows[0].columns if rows else ())}
