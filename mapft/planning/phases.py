@@ -202,14 +202,14 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
     AttentionInterface.register("mapft_fused", fused_attention)
     with working_on(f"model.path={model.path}", "cannot be loaded as a causal language model"):
         settings = AutoConfig.from_pretrained(path, **options)
-        with torch.device("meta"):
-            causal = AutoModelForCausalLM.from_config(
-                settings,
-                dtype=_dtype(config),
-                attn_implementation="mapft_fused",
-                trust_remote_code=model.trust_remote_code,
-            )
-            add_fused_lm_head(causal, outputs=("log_probs", "entropy"))
+    with torch.device("meta"):
+        causal = AutoModelForCausalLM.from_config(
+            settings,
+            dtype=_dtype(config),
+            attn_implementation="mapft_fused",
+            trust_remote_code=model.trust_remote_code,
+        )
+        add_fused_lm_head(causal, outputs=("log_probs", "entropy"))
     with torch.device("meta"), fitting(causal, config):
         policy = get_peft_model(causal, lora_config(config))
     for parameter in filter(lambda p: p.requires_grad, policy.parameters()):

@@ -138,7 +138,7 @@ class PPOTrainer(RolloutTrainer):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """The losses of a micro-batch, divided by the micro-batches of its optimizer step."""
-        loss = torch.zeros((), device=self.accelerator.device)
+        loss = torch.zeros((), device=self.accelerator.device, requires_grad=True)  # where both parts are empty
         if batch:
             loss = loss + self.fresh_loss(model, batch)
         if self.args.replay_batch:

@@ -12,7 +12,6 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mapft.config import SamplingConfig
-from mapft.ppo.policy import causal_model
 from mapft.sampling.models import base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import working_on

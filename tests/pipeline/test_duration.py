@@ -10,6 +10,7 @@ from mapft.commands.composed import with_config
 from mapft.config import PolicyConfig
 from mapft.pipeline.artifacts import Speed, read_speed
 from mapft.pipeline.duration import durations, evaluation_seconds
+from mapft.pipeline.prompts import render_prompts
 from mapft.pipeline.run import Run
 from tests import worlds
 from tests.worlds import SMALL, own
@@ -60,6 +61,7 @@ def test_the_parts_are_counts_times_seconds_per_response(world, tmp_path, monkey
 def test_decoding_takes_as_long_as_its_candidates(world, tmp_path):
     """6 held-out prompts, 4 responses or 2 of 16 candidates each; 1 s to generate, 2 s to score, 4 s for a pass."""
     run, speed = Run(configured(own(world, tmp_path, *SMALL)), quiet=True), Speed(1.0, 2.0, 4.0)
+    render_prompts(run)
     assert len(run.prompts.held_out) == 6
     assert evaluation_seconds(run, None, speed) == 24 * 3
     assert evaluation_seconds(run, PolicyConfig(adapter="a"), speed) == 24 * (3 + 8)
