@@ -72,8 +72,6 @@ def speed(run: Run, rows: Sequence[PromptRow]) -> Speed:
 
 
 def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
-    import torch
-
     from mapft.ppo.batch import padded_batch
     from mapft.rewards.loader import RewardModels
     from mapft.sampling.models import load_policy
@@ -92,9 +90,7 @@ def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
     sampled = time.perf_counter()
     prompt_ids, response_ids = samples["prompt_token_ids"].tolist(), samples["response_token_ids"].tolist()
     batch = padded_batch(prompt_ids, response_ids, tokenizer.pad_token_id, policy.device)
-    sequences = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
-    attention = torch.cat([batch["prompt_mask"], batch["mask"]], dim=1)
-    log_prob(policy, sequences, attention, batch["mask"].bool()).sum().item()
+    log_prob(policy, batch).sum().item()
     passed = time.perf_counter()
     models, columns = RewardModels(run.scores), columns_of(rows)
     models.load()

@@ -156,6 +156,8 @@ def test_the_regression_of_a_step_does_not_depend_on_the_micro_batch(tmp_path, w
     whole, parts = gradients(1), gradients(micro_batches)
     assert max(gradient.abs().max() for gradient in whole) > 1e-3
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(whole, parts, strict=True))
+    trainer.replay.groups, trainer.current_gradient_accumulation_steps = [], 1
+    trainer.loss(trainer.model, {}).backward()  # as in a micro-batch of the warm start without a group
 
 
 def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
