@@ -188,7 +188,7 @@ SCORES = [
     ("rewards.vowels.target=tests.worlds:broken", "is nan for response 2"),
     ("rewards.vowels.target=tests.test_bad_input:too_few", "returned numbers of shape (1,) for"),
     ("rewards.vowels.target=tests.test_bad_input:words", "could not convert string to float"),
-    ("rewards.vowels.target=tests.test_bad_input:nothing", "returned numbers of shape () for 144 responses"),
+    ("rewards.vowels.target=tests.test_bad_input:nothing", "returned numbers of shape () for"),
     ("rewards.vowels.target=tests.test_bad_input:away", "raised ConnectionError: the judge is away"),
     ("rewards.vowels.target=tests.test_bad_input:endless", "'vowels' is inf for response 0"),
     ("+rewards.third={kind: remote, url: nowhere}", "rewards.third.url=nowhere is not valid"),
