@@ -125,14 +125,16 @@ def print_table(
 ) -> None:
     """A table in which no word or number is broken; the first column is left-aligned, the others right-aligned.
 
-    Headings wrap at spaces, but not at NO_BREAK. A table wider than the console is printed as records: the
-    first cell of a row, and below it the others with their headings.
+    Headings wrap at spaces, but not at NO_BREAK, and so do the first cells of a table wider than the console. Where
+    that is not enough, it is printed as records: the first cell of a row, and below it the others with their headings.
     """
     if title:
         console.print(title, soft_wrap=True)
     table = _table(headings, rows)
-    unlimited = console.options.update(width=UNLIMITED)
-    if Measurement.get(console, unlimited, table).maximum <= console.width:
+    if (excess := _width(console, table) - console.width) > 0:
+        room = max(len(row[0]) for row in rows) - excess if rows else 0
+        table = _table(headings, [[_wrapped(row[0], room), *row[1:]] for row in rows])
+    if _width(console, table) <= console.width:
         console.print(table)
     else:
         _print_records(console, headings, rows)
@@ -140,10 +142,14 @@ def print_table(
         console.print(caption, soft_wrap=True)
 
 
+def _width(console: Console, table: Table) -> int:
+    return Measurement.get(console, console.options.update(width=UNLIMITED), table).maximum
+
+
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, GAP, 0, 0), pad_edge=False, show_edge=False)
     for number, heading in enumerate(headings):
-        longest = max([len(row[number]) for row in rows], default=0)
+        longest = max([len(line) for row in rows for line in row[number].splitlines()], default=0)
         table.add_column(_wrapped(heading, longest), justify="right" if number else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)

@@ -50,6 +50,16 @@ def test_a_table_that_fits_exactly_is_a_table_and_a_narrower_console_gets_record
     assert len(records) == 3 * (len(HEADINGS) - 1)  # a cell without text has no line
 
 
+def test_first_cells_wrap_at_spaces_before_records_are_printed():
+    rows = [["soup humor=0.5 helpful=0.5", "0.21", "no"], ["base", "0.00", "no"]]
+    text = printed(lambda console: print_table(console, ["policy", "KL", "met"], rows), 26)
+    assert [line.rstrip() for line in text.splitlines()][2:] == [
+        "soup humor=0.5  0.21   no",
+        "helpful=0.5",
+        "base            0.00   no",
+    ]
+
+
 def test_columns_are_aligned_and_headings_wrap_at_spaces_only():
     headings = ["value", "gap in sd", f"within 0.1{terminal.NO_BREAK}sd"]
     lines = printed(lambda console: print_table(console, headings, [["a", "-0.5", "yes"], ["bc", "0.25", ""]]))
