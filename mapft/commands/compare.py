@@ -1,18 +1,18 @@
 """`mapft compare`: what other methods reach with the same base, prompts and number of scored responses.
 
 Every method that trains is a run in another mode, in its own folder, so a comparison that was stopped continues where
-it was. Each policy is one point: its levels on the held-out prompts. The question is whether the point lies in the
-palette's quadrant, that is, whether it meets every target.
+it was. What is shown of it: comparison.py.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mapft.commands.comparison import Point, markdown, quadrant, short_table, skipped, write_comparison
 from mapft.config import BASE, Choose, Method, ModeConfig, PolicyConfig
 from mapft.evaluation.levels import describe
 from mapft.evaluation.result import PolicyResult
@@ -28,25 +28,14 @@ from mapft.training.modes.soup import Soup
 from mapft.utils.errors import UserError
 from mapft.utils.files import write_atomically, write_json, write_text
 from mapft.utils.seeds import derive_seed
+from mapft.utils.terminal import print_table
 
 Source = ModeConfig | PolicyConfig | None  # a mode to train in, decoding, or the base policy itself
 
 
-@dataclass(frozen=True)
-class Point:
-    """One policy. scored: responses scored to make it, beyond the pilot's; for decoding, to give one response."""
-
-    family: str
-    result: PolicyResult
-    met: bool
-    scored: int
-
-
 def compare(run: Run) -> Path:
-    """comparison/: points.json, points.csv, comparison.md, and the figure."""
-    from mapft.evaluation.figures import front
+    """comparison/: comparison.html and .md, points.json, points.csv, and the figures."""
     from mapft.evaluation.report import policy_frame
-    from mapft.evaluation.style import save
 
     settings, folder = run.config.evaluation, run.folder.comparison
     points: dict[str, Point] = {}
@@ -66,13 +55,16 @@ def compare(run: Run) -> Path:
         write_text(folder / "comparison.md", markdown(run, points, failed))
         content = {"targets": run.solution.targets, "points": {name: asdict(p) for name, p in points.items()}}
         write_json(folder / "points.json", content | {"failed": failed})
-    results = {name: point.result for name, point in points.items()}
-    families = {name: point.family for name, point in points.items()}
-    save(front(run.matrix, run.solution, results, families=families), folder, "comparison")
-    frame = policy_frame(results)
+    frame = policy_frame({name: point.result for name, point in points.items()})
     write_atomically(folder / "points.csv", lambda temporary: frame.to_csv(temporary, index=False))
-    run.console.print(markdown(run, points, failed), soft_wrap=True)
-    return folder / "comparison.md"
+    prompts = base["prompt_id"].nunique()
+    page = write_comparison(run, points, failed, prompts)
+    headings, rows = short_table(run, points)
+    caption = f"Level minus target in sd, on {prompts} held-out prompts. {quadrant(points)}"
+    print_table(run.console, headings, rows, title="Comparison", caption=caption)
+    for sentence in skipped(failed):
+        run.console.print(sentence, soft_wrap=True)
+    return page
 
 
 def contenders_of(run: Run) -> Iterator[tuple[str, str, Source]]:
@@ -139,27 +131,6 @@ def scored_responses(run: Run, source: Source) -> int:
         folder = (run if source == run.config.mode else run.variant(source)).folder
         return source.scored_responses(run.config.trainer.total_episodes, len(run.matrix), folder)
     return (source.candidates or 0) if source else 0
-
-
-def markdown(run: Run, points: dict[str, Point], failed: dict[str, str]) -> str:
-    """One row per policy, and the share of each family's points in the quadrant."""
-    targets, sd = run.solution.targets, run.matrix.sd
-    rows = []
-    for name, point in points.items():
-        row = {"policy": name}
-        for value, target in targets.items():
-            level = point.result.levels[value].mean
-            row[f"{value} (gap in sd)"] = f"{level:.3f} ({(level - target) / (sd[value] or 1):+.2f})"
-        bound = "≤ " if point.family in ("decoding", "best_of_n") else ""
-        row |= {"KL (nats)": f"{bound}{point.result.kl.mean:.2f}", "scored": str(point.scored)}
-        rows.append(row | {"all targets met": "yes" if point.met else "no"})
-    families: dict[str, list[bool]] = {}
-    for point in points.values():
-        families.setdefault(point.family, []).append(point.met)
-    shares = ", ".join(f"{family} {sum(marks)}/{len(marks)}" for family, marks in families.items())
-    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
-    skipped = [f"Skipped: {name}. {reason}" for name, reason in failed.items()]
-    return "\n".join([table, "", f"Points in the palette's quadrant: {shares}.", *skipped, ""])
 
 
 def _responses(run: Run, name: str, source: ModeConfig | PolicyConfig) -> pd.DataFrame:

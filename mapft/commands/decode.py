@@ -23,7 +23,7 @@ def decode(run: Run) -> Path:
 
     A command that was stopped continues after its last complete chunk.
     """
-    from mapft.evaluation.report import print_decoding
+    from mapft.evaluation.closing import print_decoding
     from mapft.sampling.decoding import candidates_warning
     from mapft.sampling.tokens import check_prompt_lengths, token_rows
 

@@ -119,6 +119,11 @@ class Evaluation:
         return self.policies[TUNED]
 
     @property
+    def all_met(self) -> bool:
+        """Whether every target that can be judged is met."""
+        return all(value.met is not False for value in self.values.values())
+
+    @property
     def kl_predicted(self) -> float:
         """KL(p_lam || p0) of the pilot's lambda, in nats."""
         return self.solution.kl

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from mapft.evaluation.style import COLORS, TARGET, plt, remove_frame
+from mapft.evaluation.style import LINE, TARGET, TUNED_COLOR, color_of, legend_below, panels, wrapped
 
 
-def trajectories(logs: Sequence[Path], targets: Mapping[str, float]) -> Figure | None:
-    """Of every value, the mean score of the rollouts with its target, and below it lam, over the optimizer steps.
+def trajectories(logs: Sequence[Path], targets: Mapping[str, float], wide: bool = True) -> Figure | None:
+    """A row per value: the mean score of the rollouts with its target, and lam, over the optimizer steps.
 
     logs: the logs.jsonl of every training in turn (one, or one per visit). A visit scores one value, so the curves of
     the others have a gap there. Returns None where no value was logged.
@@ -21,12 +22,9 @@ def trajectories(logs: Sequence[Path], targets: Mapping[str, float]) -> Figure |
     names = [name for name in dict.fromkeys([*targets, *logged]) if name in logged]
     if not names:
         return None
-    figure, axes = plt.subplots(
-        2, len(names), figsize=(3.4 * len(names), 4.6), sharex=True, squeeze=False, layout="constrained"
-    )
-    for column, name in enumerate(names):
-        color, (above, below) = COLORS[column % len(COLORS)], axes[:, column]
-        for axis, key in ((above, f"map/scores/{name}"), (below, f"map/lam/{name}")):
+    figure, axes = panels(len(names), 2, wide, 1.45, sharex=True)
+    for (left, right), name in zip(axes, names, strict=True):
+        for axis, key in ((left, f"map/scores/{name}"), (right, f"map/lam/{name}")):
             for first, last in borders:
                 points = [
                     (line["total_step"], line[key])
@@ -34,28 +32,29 @@ def trajectories(logs: Sequence[Path], targets: Mapping[str, float]) -> Figure |
                     if key in line and first <= line["total_step"] <= last
                 ]
                 if points:
-                    axis.plot(*zip(*points, strict=True), color=color, linewidth=1.2)
-            remove_frame(axis)
+                    axis.plot(*zip(*points, strict=True), color=TUNED_COLOR, linewidth=1.2)
+            for first, _ in borders[1:]:
+                axis.axvline(first, color=LINE, linewidth=0.6, zorder=0)
         if name in targets:
-            above.axhline(targets[name], **TARGET)
-        above.set_title(name)
-        below.set_xlabel("optimizer step")
-        for first, _ in borders[1:]:
-            above.axvline(first, color="0.9", linewidth=0.8, zorder=0)
-            below.axvline(first, color="0.9", linewidth=0.8, zorder=0)
-    axes[0, 0].set_ylabel("mean score (- - target)")
-    axes[1, 0].set_ylabel("λ per raw unit")
+            left.axhline(targets[name], **TARGET)
+        left.set_ylabel(wrapped(name))
+    axes[0, 0].set_title("Mean score of the rollouts")
+    axes[0, 1].set_title("λ (nats per unit)")
+    for axis in axes[-1]:
+        axis.set_xlabel("optimizer step")
+    legend_below(figure, [Line2D([], [], **TARGET, label="target")])
     return figure
 
 
-def visits(record: Mapping[str, Any], simultaneous: Mapping[str, float]) -> Figure:
+def visits(record: Mapping[str, Any], simultaneous: Mapping[str, float], wide: bool = True) -> Figure:
     """lam after every visit, with the multipliers of the simultaneous solution, and the violation before every visit.
 
     record: content of sequential.json. A hollow marker is a skipped visit.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    for number, name in enumerate(record["order"]):
-        color = COLORS[number % len(COLORS)]
+    figure, axes = panels(*((1, 2) if wide else (2, 1)), wide, 2.7)
+    left, right = axes.flat
+    for number, name in enumerate(record["order"], 1):
+        color = color_of(number)
         own = [(step, visit) for step, visit in enumerate(record["visits"], 1) if visit["value"] == name]
         steps = [step for step, _ in own]
         left.step(
@@ -63,20 +62,19 @@ def visits(record: Mapping[str, Any], simultaneous: Mapping[str, float]) -> Figu
             [0.0, *(visit["lam"] for _, visit in own), own[-1][1]["lam"] if own else 0.0],
             where="post",
             color=color,
-            label=name,
         )
         left.axhline(simultaneous[name], **(TARGET | {"color": color}))
         right.plot(steps, [max(visit["violation_sd"], 1e-4) for _, visit in own], color=color, linewidth=1)
         for step, visit in own:
-            face = "white" if visit["skipped"] else color
+            face = "none" if visit["skipped"] else color
             right.plot(step, max(visit["violation_sd"], 1e-4), "o", color=color, markerfacecolor=face)
     right.axhline(record["tolerance"], **TARGET)
     right.set_yscale("log")
-    left.set(xlabel="visit", ylabel="λ per raw unit (- - simultaneous, pilot)")
-    right.set(xlabel="visit", ylabel="violation before the visit (sd)")
-    left.legend(frameon=False)
-    for axis in (left, right):
-        remove_frame(axis)
+    left.set(xlabel="visit", ylabel="λ (nats per unit)", title="Multipliers")
+    right.set(xlabel="visit", ylabel="violation (sd)", title="Violation before the visit")
+    marks = [Line2D([], [], color=color_of(number), label=name) for number, name in enumerate(record["order"], 1)]
+    marks.append(Line2D([], [], **TARGET, label="simultaneous solution of the pilot; tolerance"))
+    legend_below(figure, marks, columns=4 if wide else 1)
     return figure
 
 

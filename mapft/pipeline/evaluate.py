@@ -13,6 +13,7 @@ from mapft.palette import explain
 from mapft.pipeline import artifacts
 from mapft.pipeline.batches import batched_config
 from mapft.pipeline.duration import evaluation_seconds, samples_per_prompt, speed
+from mapft.pipeline.index import write_index
 from mapft.pipeline.run import Run, plain_settings
 from mapft.pipeline.score import score_table
 from mapft.playground.paths import existing_or_hub, file_state
@@ -28,7 +29,7 @@ def evaluate(run: Run) -> None:
     The table of base and tuned is printed before the other policies are evaluated. Nothing is repeated while the
     settings of the evaluation and the policies are unchanged.
     """
-    from mapft.evaluation.report import print_closing
+    from mapft.evaluation.closing import print_closing
 
     if len(run.prompts.held_out) < 2:
         raise UserError(
@@ -55,6 +56,8 @@ def evaluate(run: Run) -> None:
 
         if track_evaluation(run.config, run.folder, evaluation):
             artifacts.write_evaluation(run.folder, dataclasses.replace(evaluation, tracked=True))
+    if run.folder.path.parent == Path(run.config.output):
+        write_index(run.folder.path.parent)
     print_closing(evaluation, run.console)
 
 

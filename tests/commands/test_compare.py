@@ -3,14 +3,16 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mapft.cli import main
-from mapft.commands import compare
-from mapft.commands.compare import Point
+from mapft.commands import compare, comparison
+from mapft.commands.comparison import Point
 from mapft.config import Choose, ComparisonConfig, EvaluationConfig, Method, PolicyConfig
 from mapft.config.run_folder import RunFolder
 from mapft.evaluation.result import Estimate, PolicyResult
+from mapft.palette import Palette, ScoreMatrix, solve_dual
 from mapft.training.modes import sequential
 from mapft.training.modes.dpo import DPO
 from mapft.training.modes.published import Published
@@ -118,12 +120,34 @@ def test_the_table_has_every_point_the_share_of_its_family_and_skipped_methods()
         "single a": Point("single", result(0.7, a=1.5, b=1.0), False, 500),
         "single b": Point("single", result(0.7, a=1.5, b=2.0), True, 500),
     }
-    text = compare.markdown(run(), points, {"dpo": "No preference."})
+    text = comparison.markdown(run(), points, {"dpo": "No preference."})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
     assert rows[0] == ["policy", "a (gap in sd)", "b (gap in sd)", "KL (nats)", "scored", "all targets met"]
     assert ["decoding", "1.500 (+0.50)", "2.500 (+0.50)", "≤ 0.50", "8", "yes"] in rows
     assert "Points in the palette's quadrant: base 0/1, decoding 1/1, single 1/2." in text
     assert "Skipped: dpo. No preference." in text
+
+
+def test_the_page_names_the_cheapest_policy_that_meets_the_palette(tmp_path):
+    points = {
+        "base": Point("base", result(a=0.0, b=0.0), False, 0),
+        "<i>far": Point("published", result(3.0, a=1.5, b=2.5), True, 8),
+        "best": Point("best_of_n", result(0.5, a=1.5, b=2.5), True, 8),
+    }
+    assert comparison.answer(points) == (
+        "2 of 3 policies meet every target; best does so at the least KL, at most 0.50 nats."
+    )
+    assert comparison.answer({"base": points["base"]}) == "None of 1 policies meets every target."
+    scores = np.random.default_rng(0).normal([0.8, 1.8], 1.0, size=(200, 2))
+    matrix, of = ScoreMatrix(scores, ["a", "b"], np.repeat(np.arange(50), 4)), run()
+    of.folder, of.matrix, of.config.model = RunFolder(tmp_path), matrix, SimpleNamespace(path="m")
+    of.solution = solve_dual(of.matrix, Palette({"a": 1.0, "b": 2.0}))
+    of.config.palette = SimpleNamespace(name="p")
+    page = comparison.write_comparison(of, points, {"dpo": "<b>No</b> preference."}, 7).read_text()
+    assert "at most 0.50 nats.</h1>" in page
+    assert "Skipped: dpo. &lt;b&gt;No&lt;/b&gt; preference." in page
+    assert "<i>far" not in page
+    assert page.count('<svg role="img"') == 4
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +172,8 @@ def test_every_method_is_compared_once(world, tmp_path, capfd):
         "points.json",
         "points.csv",
         "comparison.md",
-        "comparison.svg",
-        "comparison.png",
+        "comparison.html",
+        *(f"{name}{kind}" for name in ("comparison", "gaps") for kind in (".svg", ".png", "-narrow.svg")),
     }
     adapters = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("adapter_model.safetensors")}
     assert main(arguments) == 0

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mapft.evaluation import figures, training_figures
+from mapft.evaluation import figures, row_figures, training_figures
 from mapft.evaluation.result import Estimate
-from mapft.evaluation.style import save
+from mapft.evaluation.style import INK, TUNED_COLOR, WIDE, save
 from mapft.palette import Palette, ScoreMatrix, pareto_front, solve_dual
 from tests.evaluation.results import evaluation, policy_result, value_result
 
@@ -25,14 +25,14 @@ def test_trajectories_join_the_visits_and_show_the_targets(tmp_path):
     second = logs(tmp_path / "2", [1, 2], **{"map/scores/b": [3.0, 3.5], "map/lam/b": [0.5, 0.5]})
     third = logs(tmp_path / "3", [1, 2], **{"map/scores/a": [0.3, 0.4], "map/lam/a": [1.2, 1.3]})
     figure = training_figures.trajectories([first, second, third], {"a": 0.25})
-    above_a, above_b, below_a, _ = figure.axes
+    score_a, lam_a, score_b, _ = figure.axes
     pieces = [
-        line.get_xydata().tolist() for line in above_a.lines if len(line.get_xydata()) and line.get_linewidth() > 1.1
+        line.get_xydata().tolist() for line in score_a.lines if len(line.get_xydata()) and line.get_linewidth() > 1.1
     ]
     assert pieces == [[[1, 0.1], [2, 0.2]], [[7, 0.3], [8, 0.4]]]
-    assert any(np.allclose(line.get_ydata(), 0.25) for line in above_a.lines)
-    assert above_b.get_title() == "b"
-    assert below_a.lines[1].get_ydata().tolist() == [1.2, 1.3]
+    assert any(np.allclose(line.get_ydata(), 0.25) for line in score_a.lines)
+    assert score_b.get_ylabel() == "b"
+    assert lam_a.lines[1].get_ydata().tolist() == [1.2, 1.3]
 
 
 def test_visits_show_lam_against_the_simultaneous_solution(tmp_path):
@@ -74,42 +74,57 @@ def evaluated():
     return matrix, evaluation(values, policies=policies, solution=solution)
 
 
-def test_levels_are_plotted_in_sd_above_base(evaluated):
-    axis = figures.levels(evaluated[1]).axes[0]
-    bars = {box.get_label(): box for box in axis.containers if not box.get_label().startswith("_")}
-    assert set(bars) == {"base", "tuned"}
-    tuned = [box for box in axis.containers if box[0].get_color() == bars["tuned"][0].get_color()]
-    assert [box[0].get_ydata()[0] for box in tuned] == pytest.approx([0.25, 0.15, -0.05])
-    lengths = [np.diff(box[2][0].get_segments()[0][:, 1])[0] for box in tuned]
-    assert lengths == pytest.approx([0.15] * 3)
+@pytest.mark.parametrize("wide", [True, False])
+def test_levels_are_plotted_in_sd_above_base_beside_the_price(evaluated, wide):
+    result = replace(evaluated[1], price_ratio=Estimate(1.25, 1.2, 1.3))
+    figure = row_figures.levels(result, wide)
+    levels, price = figure.axes
+    tuned = [box for box in levels.containers if box[0].get_color() == TUNED_COLOR]
+    assert [box[0].get_xdata()[0] for box in tuned] == pytest.approx([0.25, 0.15, -0.05])
+    assert [np.diff(box[2][0].get_segments()[0][:, 0])[0] for box in tuned] == pytest.approx([0.15] * 3)
+    targets = [line.get_xdata()[0] for line in levels.lines if line.get_linewidth() == 2 and line.get_color() == INK]
+    assert targets == pytest.approx([0.25, 0.2])
+    assert [text.get_text().strip() for text in levels.texts] == ["✓ -0.02 sd", "✓ -0.02 sd", "free"]
+    kl = result.tuned.kl.mean
+    assert [bar.get_width() for bar in price.patches] == pytest.approx([kl, kl / 1.25, result.kl_predicted])
+    assert "1.25 × the least" in price.get_title("left")
+    noise = row_figures.levels(replace(result, price_ratio=Estimate(0.0, 0.0, 9.0)), wide).axes[1]
+    assert [bar.get_width() for bar in noise.patches] == pytest.approx([kl, result.kl_predicted])
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {"base", "tuned", "target"}
 
 
-def test_radar_shows_quantiles_of_the_base_scores(evaluated):
-    matrix, evaluation = evaluated
-    axis = figures.radar(matrix, evaluation).axes[0]
-    ring = next(line for line in axis.lines if line.get_label() == "tuned").get_ydata()
-    by_hand = [(matrix.column(name) < c).mean() for name, c in (("a", 0.5), ("b", 0.3), ("c", -0.1))]
-    assert list(ring) == pytest.approx([*by_hand, by_hand[0]])
+def test_prices_are_lambda_in_nats_per_sd_with_the_interval_of_its_error():
+    values = {"a": value_result(lam=0.5, sd=2.0), "b": value_result(lam=1.5, sd=1.0)}
+    result = evaluation(values, lam={"a": 0.75, "b": 1.5}, lam_error={"a": 0.1, "b": 0.0})
+    axis = row_figures.prices(result).axes[0]
+    pilot = [line.get_xdata()[0] for line in axis.lines if line.get_marker() == "D"]
+    assert pilot == [1.0, 1.5]
+    first, second = (box[2][0].get_segments()[0][:, 0] for box in axis.containers)
+    assert first == pytest.approx([1.5 - 1.96 * 0.2, 1.5 + 1.96 * 0.2], abs=1e-3)
+    assert second.tolist() == [1.5, 1.5]
 
 
-def test_two_values_are_shown_as_bars(evaluated):
-    matrix, evaluation = evaluated
-    fewer = {
-        name: replace(result, levels={value: result.levels[value] for value in "ab"})
-        for name, result in evaluation.policies.items()
-    }
-    values = {name: evaluation.values[name] for name in "ab"}
-    axis = figures.radar(matrix, replace(evaluation, values=values, policies=fewer)).axes[0]
-    assert [patch.get_height() for patch in axis.patches[2:]] == [
-        (matrix.column("a") < 0.5).mean(),
-        (matrix.column("b") < 0.3).mean(),
+def test_a_contender_is_judged_by_its_smallest_gap():
+    levels = {"a": Estimate(1.0, 0.8, 1.2), "b": Estimate(4.0, 3.0, 5.0), "flat": Estimate(0.0, 0.0, 0.0)}
+    gaps = row_figures.gaps_sd(levels, {"a": 1.5, "b": 4.0, "flat": 0.0}, {"a": 0.5, "b": 2.0, "flat": 0.0})
+    assert gaps == {"a": Estimate(-1.0, pytest.approx(-1.4), pytest.approx(-0.6)), "b": Estimate(0.0, -0.5, 0.5)}
+    rows = [
+        row_figures.Row("one", gaps, Estimate(0.4, 0.3, 0.5), met=False),
+        row_figures.Row("two", {}, Estimate(40.0, 39.0, 41.0), met=True, bound=True),
     ]
+    left, right = row_figures.contenders(rows, 0.1, "policy").axes
+    [smallest] = left.containers
+    assert smallest[0].get_xdata()[0] == -1.0
+    assert [box[0].get_xdata()[0] for box in right.containers] == [0.4, 40.0]
+    assert right.containers[1][0].get_marker() == "<"
+    assert right.get_xscale() == "symlog"
 
 
 def test_the_front_is_at_the_palettes_kl_and_its_targets_are_shaded(evaluated):
     matrix, evaluation = evaluated
     solution = evaluation.solution
-    axis = figures.front(matrix, solution, evaluation.policies).axes[0]
+    curves = figures.front_levels(matrix, solution, [solution.kl])
+    axis = figures.front(solution, evaluation.policies, curves).axes[0]
     curve = max(axis.lines, key=lambda line: len(line.get_xdata()))
     best = pareto_front(matrix, ["a", "b"], 60, kl=solution.kl).levels_nV
     np.testing.assert_allclose(curve.get_xydata(), best)
@@ -127,9 +142,9 @@ def test_distributions_hold_every_response_and_the_targets(evaluated):
     rng = np.random.default_rng(0)
     tables = {name: pd.DataFrame(rng.normal(size=(60, 3)), columns=list("abc")) for name in ("base", "tuned")}
     axes = figures.distributions(tables, solution).axes
-    assert [axis.get_xlabel() for axis in axes] == ["a", "b", "c"]
+    assert [axis.get_xlabel() for axis in axes] == ["a (score)", "b (score)", "c (score)"]
     outline = axes[0].patches[0].get_xy()
-    assert outline[:, 1].max() <= 1
+    assert 0 < outline[:, 1].max() <= 100
     assert [line.get_xdata()[0] for line in axes[1].lines] == [0.4]
     assert not axes[2].lines
 
@@ -141,8 +156,26 @@ def test_logs_without_values_give_no_trajectories(tmp_path):
 def test_fronts_of_several_palettes_have_a_cross_each_and_families_share_a_marker(evaluated):
     matrix, evaluation = evaluated
     palettes, families = [{"a": 0.2, "b": 0.1}, {"a": 0.5}], dict.fromkeys(evaluation.policies, "both")
-    axis = figures.front(matrix, evaluation.solution, evaluation.policies, [0.1, 0.3], palettes, families).axes[0]
-    crosses = [line for line in axis.lines if line.get_marker() == "+" and len(line.get_xdata())]
+    solution = evaluation.solution
+    curves = figures.front_levels(matrix, solution, [0.1, 0.3])
+    figure = figures.front(solution, evaluation.policies, curves, palettes, families)
+    crosses = [line for line in figure.axes[0].lines if line.get_marker() == "+"]
     assert [line.get_xydata()[0].tolist() for line in crosses] == [[0.2, 0.1]]  # the other has no target for b
-    labels = [text.get_text() for text in axis.get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["both", "front at 0.10 nats", "front at 0.30 nats", "palette"]
+
+
+def test_many_pairs_wrap_into_rows_and_a_name_with_dollar_signs_is_text(tmp_path):
+    """Four values have 6 pairs: two rows of three. Truth: the position of the axes, and the text of the file."""
+    names = ["$a$", "b", "c", "d"]
+    solution = replace(
+        evaluation({"a": value_result()}).solution, targets=dict.fromkeys(names, 0.5), lam=dict.fromkeys(names, 1.0)
+    )
+    policies = {"base": policy_result(dict.fromkeys(names, Estimate(0.1, 0.0, 0.2)))}
+    assert figures.save_both(lambda wide: figures.front(solution, policies, [], wide=wide), tmp_path, "front")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front-narrow.svg", "front.png", "front.svg"]
+    figure = figures.front(solution, policies, [])
+    assert len(figure.axes) == 6
+    assert figure.get_figwidth() == WIDE
+    assert len({round(axis.get_position().y0, 3) for axis in figure.axes}) == 2
+    assert ">$a$ (mean score)</text>" in (tmp_path / "front.svg").read_text()

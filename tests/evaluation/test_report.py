@@ -1,7 +1,10 @@
 """The closing table at 80 columns, and the report as a browser and a strict parser read it. Truth: what was put in."""
 
+import base64
 import csv
+import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -11,14 +14,17 @@ import pytest
 
 from mapft.config import EvaluationConfig
 from mapft.config.run_folder import RunFolder
-from mapft.evaluation import report
+from mapft.evaluation import closing, report, style
+from mapft.evaluation.figures import run_figures
 from mapft.evaluation.levels import summarize
 from mapft.evaluation.result import Estimate
 from mapft.palette import Palette, ScoreMatrix, explain, solve_dual
 from mapft.utils.terminal import make_console
+from tests import axe
 from tests.evaluation.results import evaluation, responses, value_result
 from tests.ui.browser import CHROMIUM
 
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
 HOSTILE = [
     "<script>document.title = 'taken'</script>",
     "</td></table><img src=x onerror=alert(1)>",
@@ -32,7 +38,7 @@ SETTINGS = {"model": {"path": "</pre><script>1</script>"}, "palette": {"name": "
 
 def printed(result, width: int = 80) -> str:
     console = make_console(record=True, width=width, file=StringIO())
-    report.print_closing(result, console)
+    closing.print_closing(result, console)
     return console.export_text()
 
 
@@ -103,23 +109,19 @@ def pilot():
     return matrix, solve_dual(matrix, Palette({"a": 1.5}))
 
 
-@pytest.fixture
-def written(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    tmp_path = tmp_path_factory.mktemp("run")
     matrix, solution = pilot()
-    n = len(HOSTILE)
+    texts = [*HOSTILE, *(f"an ordinary text {number}" for number in range(14))]
+    n = len(texts)
     base = responses(list(range(n)), a=[1.0] * n, **{"<i>b": [0.5] * n})
-    tuned = responses(
-        list(range(n)), a=[1.4] * n, kl=[0.2] * n, response=HOSTILE, prompt=HOSTILE, **{"<i>b": [0.5] * n}
-    )
+    tuned = responses(list(range(n)), a=[1.4] * n, kl=[0.2] * n, response=texts, prompt=texts, **{"<i>b": [0.5] * n})
     tables = {"base": base, "tuned": tuned}
     values, policies = summarize(tables, solution, matrix.sd, EvaluationConfig(), seed=0)
     result = evaluation(values, policies=policies, solution=solution, lam=solution.lam, adjusted=True)
     result = replace(result, requested={"a": 9.0}, targets_from={"absolute": {"a": 9.0}}, adapter="/runs/[red]x[/b]")
-    (tmp_path / "figures").mkdir()
-    (tmp_path / "figures" / "radar.svg").write_text(
-        '<svg xmlns="http://www.w3.org/2000/svg" width="200" height="200"><circle r="9"/></svg>'
-    )
-    captions, explanation = {"radar": "A <caption>."}, explain(matrix, solution)
+    captions, explanation = run_figures(RunFolder(tmp_path), matrix, result, tables), explain(matrix, solution)
     content = report.Report(result, tables, captions, explanation, SETTINGS, "mapft run '<b>'", {"torch": "2.13.0"})
     report.write_report(content, RunFolder(tmp_path))
     return tmp_path
@@ -128,14 +130,20 @@ def written(tmp_path) -> Path:
 def test_the_page_is_valid_html_and_shows_hostile_text_as_text(written):
     page = (written / "report.html").read_text("utf-8")
     tree = html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
-    assert not tree.findall(".//script")
-    assert len(tree.findall(".//img")) == 1
-    shown = ["".join(cell.itertext()) for cell in tree.findall(".//td[@class='text']")]
+    [script] = tree.findall(".//script")
+    digest = base64.b64encode(hashlib.sha256(script.text.encode()).digest()).decode()
+    policy = next(meta.get("content") for meta in tree.findall(".//meta") if meta.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert policy.endswith(f"script-src 'sha256-{digest}'")
+    assert not tree.findall(".//img")
+    ids = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    shown = ["".join(cell.itertext()) for cell in tree.findall(".//p[@class='response']")]
     for hostile in HOSTILE[:3]:
         assert hostile in shown
     assert max(map(len, shown)) < 4100
     text = " ".join(" ".join(tree.itertext()).split())
-    assert "absolute: a 9" in text
+    assert "Targets by absolute: a 9" in text
     assert "Requested: a 9" in text
     for line in explain(*pilot()).splitlines():
         assert " ".join(line.split()) in text
@@ -164,32 +172,119 @@ def test_the_tables_hold_the_numbers(written):
     assert ["tuned", "a", "1.4"] in rows
 
 
-def test_the_verdict_is_one_sentence():
-    result = evaluation({"a": value_result(), "b": value_result(met=None)})
-    assert report.verdict(result) == "Every target is met within 0.1 sd on 7 held-out prompts: a."
-    constant = replace(result, values={"b": value_result(met=None)})
-    assert report.verdict(constant) == "No target can be judged: the scores of every value with a target are constant."
-    missed = replace(result, values=result.values | {"c": value_result(met=False)})
-    assert report.verdict(missed) == "1 of 2 targets are missed by more than 0.1 sd on 7 held-out prompts: c."
+def test_the_answer_is_one_sentence():
+    least = ", at a KL of 0.20 nats from the base policy."
+    both = evaluation({"a": value_result(), "b": value_result()})
+    assert closing.answer(both) == f"All 2 targets are met{least}"
+    free = evaluation({"a": value_result(), "b": value_result(gap_sd=None, met=None)})
+    assert closing.answer(free) == f"The target is met{least}"
+    constant = replace(both, values={"b": value_result(gap_sd=None, met=None)})
+    assert closing.answer(constant).startswith("No target can be judged, because the scores of every value")
+    missed = replace(both, values=both.values | {"c": value_result(gap_sd=-0.25, met=False)})
+    priced = replace(missed, price_ratio=Estimate(1.258, 1.16, 1.37))
+    assert closing.answer(priced) == (
+        "2 of 3 targets are met (c is 0.25 sd short), at 1.26 times the least KL that these levels cost."
+    )
+    assert closing.answer(replace(both, price_ratio=Estimate(0.3, 0.0, 12.0))) == f"All 2 targets are met{least}"
+    none = replace(both, values={"c": value_result(gap_sd=-0.25, met=False)})
+    assert closing.answer(none) == f"The target is missed (c is 0.25 sd short){least}"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt-get install chromium)")
-def test_a_browser_shows_it_without_messages_or_requests(written):
-    """No message on the console, no request but the file itself, and the figures are there."""
+def test_the_three_questions():
+    """lambda: 1.96 * .1 * sd against the tolerance of .1 sd. Convergence: the interval against CONVERGED = .05."""
+    base = evaluation({"a": value_result(sd=0.4)}, scored=1000)
+    for changes, expected in (
+        ({}, ["As the pilot has it", "Not measured", "0.20 nats"]),
+        ({"lam_error": {"a": 0.1}}, ["Yes", "Not measured", "0.20 nats"]),
+        ({"lam_error": {"a": 0.2}, "price_ratio": Estimate(1.5, 1.4, 1.6)}, ["Not precisely", "Not measured", "1.50"]),
+        ({"kl_to_target": Estimate(0.1, 0.06, 0.14)}, ["As the pilot", "Not yet", "0.20"]),
+        ({"kl_to_target": Estimate(0.04, 0.02, 0.06)}, ["As the pilot", "Within noise", "0.20"]),
+        ({"kl_to_target": Estimate(0.02, 0.01, 0.04)}, ["As the pilot", "Yes", "0.20"]),
+        ({"aims_at_palette": False, "mode": "dpo"}, ["As the pilot", "Does not apply", "0.20"]),
+    ):
+        answers = [question.answer for question in closing.questions(replace(base, **changes))]
+        for answer, begin in zip(answers, expected, strict=True):
+            assert answer.startswith(begin)
+    known, converged, _ = closing.questions(replace(base, lam_error={"a": 0.1}, kl_to_target=Estimate(0.1, 0.06, 0.14)))
+    assert "moves a level by about 0.08 sd at most" in known.sentences[0]
+    assert "about 1,000 more responses" in converged.sentences[1]
+    assert [known.good, converged.good] == [True, False]
+
+
+@contextmanager
+def browsing(path: Path, **context):
+    """(page, events): what the console said, and every request but that for the file itself."""
     from playwright.sync_api import sync_playwright
 
     events: list[str] = []
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 400, "height": 800})
+        page = browser.new_page(**context)
         page.on("console", lambda message: events.append(message.text))
         page.on("pageerror", lambda error: events.append(str(error)))
-        page.on("request", lambda request: events.append(request.url) if not request.url.startswith("file") else None)
-        page.goto((written / "report.html").as_uri())
-        assert page.title() == "</pre><script>1</script> at the palette custom"
-        assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
-        assert page.evaluate("document.documentElement.scrollWidth <= 400")
-        page.locator("summary").first.click()
-        assert page.locator("td.text").first.is_visible()
+        page.on("dialog", lambda dialog: events.append(dialog.message))
+        page.on("request", lambda request: events.append(request.url))
+        page.goto(path.as_uri())
+        yield page, events
         browser.close()
-    assert [text for text in events if not text.startswith("data:")] == []
+    assert [event for event in events if not event.startswith(("data:", path.as_uri()))] == []
+
+
+@needs_browser
+def test_a_browser_shows_it_on_a_telephone_and_nothing_hostile_runs(written):
+    """390 pixels: nothing scrolls sideways but what is in a frame of its own; the figures are those for a column."""
+    with browsing(written / "report.html", viewport={"width": 390, "height": 800}) as (page, _):
+        assert page.title() == "</pre><script>1</script> at the palette custom"
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator("figure .narrow svg").first.is_visible()
+        assert not page.locator("figure .wide svg").first.is_visible()
+        assert HOSTILE[0] in page.locator(".response").first.inner_text()
+        page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@needs_browser
+def test_search_shows_the_samples_with_all_words(written):
+    with browsing(written / "report.html", viewport={"width": 1024, "height": 800}) as (page, _):
+        samples, field = page.locator(".sample:visible"), page.get_by_role("searchbox")
+        assert samples.count() == 8
+        page.get_by_role("button", name="Show all").click()
+        assert samples.count() == 20
+        field.fill("ORDINARY 13")
+        assert samples.count() == 1
+        assert "an ordinary text 13" in samples.first.inner_text()
+        assert page.locator("output").inner_text() == "1 of 20"
+        field.fill("no such words")
+        assert samples.count() == 0
+        field.fill("<script>")
+        assert samples.count() == 1
+
+
+@needs_browser
+def test_figures_and_text_follow_dark_and_print(written):
+    """Truth: the colors of the style, as the browser computes them for page, text and figure."""
+    colors = """() => [
+        getComputedStyle(document.documentElement).backgroundColor,
+        getComputedStyle(document.querySelector("h1")).color,
+        getComputedStyle(document.querySelector("figure .wide svg text")).fill,
+    ]"""
+
+    def rgb(palette, *names):
+        return [f"rgb{tuple(int(palette[name][n : n + 2], 16) for n in (1, 3, 5))}" for name in names]
+
+    with browsing(written / "report.html", color_scheme="dark", viewport={"width": 1400, "height": 800}) as (page, _):
+        background, *texts = page.evaluate(colors)
+        assert [background, texts[0]] == rgb(style.DARK, "paper", "ink")
+        assert texts[1] in rgb(style.DARK, "ink", "quiet")
+        page.emulate_media(media="print")
+        assert page.evaluate(colors)[:2] == rgb(style.LIGHT, "paper", "ink")
+        assert not page.locator("nav").is_visible()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(written, scheme):
+    if axe.source() is None:
+        pytest.skip(f"{axe.PACKAGE} cannot be had from the npm registry")
+    with browsing(written / "report.html", color_scheme=scheme, viewport={"width": 1024, "height": 800}) as (page, _):
+        assert axe.serious_faults(page) == []

@@ -42,13 +42,10 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
     report = (adapter.parent / "report.html").read_text()
     assert "mapft evaluate experiment=own" in report
     assert "bootstrap" in report
-    assert {path.stem for path in (adapter.parent / "figures").glob("*.svg")} == {
-        "levels",
-        "radar",
-        "front",
-        "distributions",
-        "trajectories",
-    }
+    names = {"levels", "prices", "front", "distributions", "trajectories"}
+    stems = {path.stem for path in (adapter.parent / "figures").glob("*.svg")}
+    assert stems == names | {f"{name}-narrow" for name in names}
+    assert adapter.parent.name in (tmp_path / "runs.html").read_text()
     for wrong, said in (
         ("none={}", "neither an adapter nor candidates"),
         ("two={adapter: x, candidates: 2, choose: best}", "choose=best is invalid; it must be sample with an adapter"),

@@ -134,7 +134,7 @@ def test_sequential_mode_to_the_closing_table(world, tmp_path, capfd):
         "distributions.png",
         "front.png",
         "levels.png",
-        "radar.png",
+        "prices.png",
         "trajectories.png",
         "visits.png",
     ]
