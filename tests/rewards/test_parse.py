@@ -46,7 +46,7 @@ from tests.strategies import ANYTHING, EXAMPLES, TEXT
         ({"kind": "length", "sign": np.inf}, "rewards.v.sign=inf is invalid; it must be a finite number"),
         ({"kind": "length", "sign": "minus"}, "rewards.v.sign='minus' is invalid; it must be a number"),
         ({"kind": "length", "unit": "tokens"}, "rewards.v.unit=tokens is unknown; use one of characters, words"),
-        ({"kind": "keywords", "pattern": "("}, "rewards.v.pattern='(' is not a valid regular expression"),
+        ({"kind": "keywords", "pattern": "("}, "rewards.v.pattern='(' is invalid; it must be a regular expression"),
         ({"kind": "keywords", "pattern": None}, "rewards.v.pattern=None is invalid; it must be a text"),
         ({"kind": "format", "schema": {"type": "objekt"}}, "rewards.v.schema is not a valid JSON schema"),
         ({"kind": "format", "schema": "x"}, "rewards.v.schema='x' is invalid; it must be a mapping"),
