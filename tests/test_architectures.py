@@ -69,7 +69,7 @@ def own_log_probs(model, batch):
 
 
 def same(first_BT, second_BT, atol=1e-5):
-    """Equal to atol and to 16 units in the last place of fp32, of which log-probabilities of -8 to -16 have 1e-6 each."""
+    """Equal to atol and 16 roundings of fp32, which are 1e-6 each for log-probabilities of -8 to -16."""
     torch.testing.assert_close(first_BT, second_BT, atol=atol, rtol=16 * 2**-24)
 
 

@@ -10,6 +10,7 @@ from mapft.commands.composed import with_config
 from mapft.commands.settings import all_groups
 from mapft.config import TrainerConfig, identity
 from mapft.config.identity import VERSION, plain
+from mapft.pipeline.prompts import render_prompts
 from mapft.pipeline.run import Run
 from tests import worlds
 from tests.worlds import own
@@ -70,11 +71,16 @@ def test_settings_that_change_the_result_change_the_folder(world, tmp_path, sett
 
 
 def test_the_pilot_depends_on_model_prompts_and_sampling_alone(world, tmp_path):
-    pilot = run(world, tmp_path).sampling_identity
+    def identity(*more):
+        a_run = run(world, tmp_path, *more)
+        render_prompts(a_run)
+        return a_run.sampling_identity
+
+    pilot = identity()
     for same in ("palette.quantiles.vowels=0.9", "trainer.kl_coef=0.5", "+rewards.brief={kind: length}", "mode=dpo"):
-        assert run(world, tmp_path, same).sampling_identity == pilot, same
+        assert identity(same) == pilot, same
     for other in ("seed=1", "sampling.top_k=5", "data.pilot_prompts=3"):
-        assert run(world, tmp_path, other).sampling_identity != pilot, other
+        assert identity(other) != pilot, other
 
 
 def test_config_json_records_the_identity_the_versions_and_all_settings(world, tmp_path):
