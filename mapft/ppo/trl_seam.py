@@ -274,9 +274,9 @@ def whole_weights_of(model: nn.Module) -> Iterator[None]:
     if not is_zero3_enabled():
         yield
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed import zero
 
-    with GatheredParameters(list(model.parameters())):
+    with zero.GatheredParameters(list(model.parameters())):
         yield
 
 
