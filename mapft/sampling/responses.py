@@ -20,7 +20,7 @@ from mapft.utils.oom import OomRetry
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import response_texts
 
-LOGITS_BYTES = 2**28  # of the logits in one pass of `log_prob`, which holds about three copies of them
+LOGITS_BYTES = 2**28  # of the logits in one pass of `log_prob`, which holds about four copies of them
 
 
 def generate(

@@ -140,6 +140,9 @@ def probing(model: Any, training: bool = False) -> Iterator[None]:
     """Inside, the model is in evaluation or training mode; UserError for one that fails on two short sequences."""
     before = model.training
     model.train(training)
+    for module in model.modules():
+        if hasattr(module, "quant_state"):  # in evaluation mode bitsandbytes packs 4-bit weights on a CPU for inference
+            module.training = True  # alone: they have no backward pass afterwards
     source, problem = type(causal_model(model)).__name__, "is not supported, because it fails on two short sequences"
     try:
         with working_on(source, problem):

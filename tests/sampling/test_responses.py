@@ -120,7 +120,7 @@ def test_the_logits_of_a_pass_are_bounded(monkeypatch, limit):
     monkeypatch.setattr(responses, "LOGITS_BYTES", limit)
     with MemoryTracker() as tracker:
         log_p = responses.log_prob(policy, tokens)
-    assert tracker.peak < 4 * 32 * 4096 * 4
+    assert tracker.peak < 5 * 32 * 4096 * 4  # four copies; two rows would be eight
     torch.testing.assert_close(log_p, expected)
 
 
