@@ -46,7 +46,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("raced")
     racers = [_python(BUILD_AND_PRINT, folder) for _ in range(2)]
     printed = [line for racer in racers for line in racer.communicate()[0].splitlines()]
-    (world,) = [path for path in folder.iterdir() if path.is_dir()]
+    (world,) = folder.glob("playground-*")
     return world, printed
 
 
@@ -62,7 +62,7 @@ def test_a_killed_build_is_not_used_and_the_next_one_is_identical(
     killed = _python(BUILD_AND_DIE, tmp_path)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    (leftover,) = [path for path in tmp_path.iterdir() if path.is_dir()]
+    (leftover,) = [path for path in tmp_path.iterdir() if (path / "world").exists()]
     assert (leftover / "world" / "policy" / "tokenizer.json").exists()
 
     monkeypatch.setenv("MAPFT_CACHE", str(tmp_path))
