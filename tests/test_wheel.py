@@ -41,7 +41,7 @@ def test_the_package_has_its_source_data_and_readmes_and_nothing_else(site):
     package = files(site / "mapft") - {f"{name}/{file}" for name in ("conf", "launch") for file in files(ROOT / name)}
     source = {name for name in files(ROOT / "mapft") if "__pycache__" not in name}
     assert package == source
-    assert {Path(name).suffix for name in package} <= {".py", ".typed", ".jinja", ".toml", ".md"}
+    assert {Path(name).suffix for name in package} <= {".py", ".typed", ".toml", ".md", ".jinja", ".css", ".js"}
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"mapft"}
 
 

@@ -1,6 +1,5 @@
 """Paths in settings: a local folder or file, a Hub id, `playground:NAME`, or `package:NAME/FILE`."""
 
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from .gguf import unpacked
 PLAYGROUND, PACKAGE = "playground:", "package:"
 
 
-@cache
 def resolve(path: str) -> str:
     """The folder or file of playground:NAME, built on first use, or of package:NAME/FILE; any other path unchanged."""
     if path.startswith(PLAYGROUND):

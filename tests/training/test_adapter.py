@@ -82,6 +82,7 @@ def test_an_adapter_loads_from_every_folder(tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("MAPFT_TRUST", "tests")  # not in the current folder
     worlds.build(tmp_path / "here")
     world = {"model": "policy", "judge": "judge", "prompts": "prompts.jsonl"}
     assert main(["train", *own(world, tmp_path, *SMALL, "run_dir=first")]) == 0
