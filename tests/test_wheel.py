@@ -41,7 +41,9 @@ def test_the_package_has_its_source_data_and_readmes_and_nothing_else(site):
     package = files(site / "mapft") - {f"{name}/{file}" for name in ("conf", "launch") for file in files(ROOT / name)}
     source = {name for name in files(ROOT / "mapft") if "__pycache__" not in name}
     assert package == source
-    assert {Path(name).suffix for name in package} <= {".py", ".typed", ".toml", ".md", ".jinja", ".css", ".js"}
+    page = {name for name in package if name.startswith("ui/static/")}
+    assert {Path(name).suffix for name in page} == {".html", ".css", ".js", ".svg"}
+    assert {Path(name).suffix for name in package - page} <= {".py", ".typed", ".toml", ".md", ".jinja", ".css", ".js"}
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"mapft"}
 
 

@@ -21,7 +21,6 @@ EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapf
     "gguf": "models in GGUF files (model.path=MODEL.gguf)",
     "tensorboard": "tracking=tensorboard",
     "dashboard": "mapft dashboard pushed to W&B",
-    "ui": "mapft ui",
     "sweeps": "hydra/launcher=gpus and slurm, hydra/sweeper=ppo",
 }
 OTHERS = {

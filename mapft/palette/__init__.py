@@ -8,7 +8,8 @@ problem, dual           both together: from a score matrix and a palette to lamb
 on_policy               lambda from rollouts of the policy in training
 adjust, nearest         the nearest feasible palette
 analysis, precision, uncertainty, explain   prices, sensitivities, standard errors, intervals, text and tables
-frontier, dominance     Pareto fronts, feasible regions, dominance between points
+frontier, limits        Pareto fronts, feasible regions, the largest level of each value
+dominance               dominance between points
 """
 
 from mapft.palette.adjust import Adjustment, adjust
@@ -19,6 +20,7 @@ from mapft.palette.estimators import ESTIMATORS, Estimator
 from mapft.palette.explain import adjustment_table, explain, solution_table
 from mapft.palette.feasibility import Certificate
 from mapft.palette.frontier import Front, at_kl, feasible_region, pareto_front
+from mapft.palette.limits import largest_levels
 from mapft.palette.matrix import ScoreMatrix
 from mapft.palette.on_policy import Increment, OnPolicyEstimate, estimate, increment
 from mapft.palette.palette import Palette
@@ -51,6 +53,7 @@ __all__ = [
     "explain",
     "feasible_region",
     "increment",
+    "largest_levels",
     "non_dominated",
     "pareto_front",
     "solution_table",

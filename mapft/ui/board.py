@@ -3,10 +3,10 @@
 Legend: N samples, V values, K candidates of one prompt.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,21 +17,25 @@ from mapft.palette import (
     Palette,
     ScoreMatrix,
     Status,
+    Uncertainty,
     adjust,
     analyse,
+    bootstrap,
     feasible_region,
+    largest_levels,
     pareto_front,
     solve_dual,
 )
 from mapft.utils.errors import UserError
 
 UNITS = ("quantile", "sd", "absolute")  # of a level
-NEAREST = {  # method of `adjust`: label of its button
-    "interpolate": "Lower all equally",
-    "priority": "Keep the first values",
-    "least_change": "Least change",
-}
 FRONT_POINTS = 16
+CONTOURS = (0.1, 0.5, 1.0, 2.0, 4.0)  # nats, of fronts that show how the cost grows
+BOOTSTRAP_NUMBERS = 4e6  # scores that all resamples together read, for about a second
+RESAMPLES = (50, 400)
+REGION_TOLERANCE = 0.03  # sd, a few pixels
+MAX_CACHED = 64  # views and regions
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class Board:
 
     def __init__(self, matrix: ScoreMatrix, prompts: Sequence[str] = (), responses: Sequence[str] = ()) -> None:
         self.matrix, self.prompts, self.responses = matrix, list(prompts), list(responses)
+        self._views: dict[Any, View] = {}
+        self._regions: dict[Any, np.ndarray] = {}
+        self._contours: dict[Any, dict[float, np.ndarray]] = {}
 
     def palette(self, unit: str, positions: Mapping[str, float]) -> Palette:
         """The targets c_i at these positions: quantiles of the base scores (at least their mean), sd above the base
@@ -79,22 +86,51 @@ class Board:
 
     def view(self, palette: Palette) -> View:
         """Solve the palette, and analyse the solution of a feasible one."""
-        solution = solve_dual(self.matrix, palette)
-        return View(solution, analyse(self.matrix, solution) if solution.status is Status.optimal else None)
+
+        def solved() -> View:
+            solution = solve_dual(self.matrix, palette)
+            return View(solution, analyse(self.matrix, solution) if solution.status is Status.optimal else None)
+
+        return _cached(self._views, tuple(palette.targets.items()), solved)
+
+    def kl(self, palette: Palette) -> float:
+        """KL of the palette in nats; nan unless it is feasible."""
+        return solve_dual(self.matrix, palette).kl
+
+    def uncertainty(self, palette: Palette) -> Uncertainty:
+        """Bootstrap intervals of a feasible palette, with fewer resamples for more samples."""
+        fewest, most = RESAMPLES
+        resamples = int(np.clip(BOOTSTRAP_NUMBERS // self.matrix.scores.size, fewest, most))
+        return bootstrap(self.matrix, self.view(palette).solution, replications=resamples)
+
+    def limits(self, palette: Palette) -> dict[str, float]:
+        """The largest level of every value given the other targets; nan where these are infeasible."""
+        return largest_levels(self.matrix, palette)
 
     def nearest(self, palette: Palette, method: Any) -> Adjustment:
         """The nearest feasible palette; `priority` keeps targets in the order of the values."""
         return adjust(self.matrix, palette, method=method)
 
-    def region(self, first: str, second: str) -> np.ndarray:
-        """Corners (n, 2) of the feasible levels of two values, all others free."""
-        if (first, second) not in self._regions:
-            self._regions[first, second] = feasible_region(self.matrix, first, second)
-        return self._regions[first, second]
+    def region(self, first: str, second: str, targets: Mapping[str, float] | None = None) -> np.ndarray:
+        """Corners (n, 2) of the feasible levels of two values.
+
+        targets: of the other values, which must be feasible; without them, all others are free.
+        """
+        others = {name: target for name, target in (targets or {}).items() if name not in (first, second)}
+        others_palette = Palette(others) if others else None
+
+        def corners() -> np.ndarray:
+            return feasible_region(self.matrix, first, second, others=others_palette, tolerance=REGION_TOLERANCE)
+
+        return _cached(self._regions, (first, second, *others.items()), corners)
 
     def front(self, first: str, second: str, kl: float) -> np.ndarray:
         """Best levels (FRONT_POINTS, 2) of two values within a KL, all others free."""
         return pareto_front(self.matrix, [first, second], FRONT_POINTS, kl=kl).levels_nV
+
+    def contours(self, first: str, second: str) -> dict[float, np.ndarray]:
+        """The fronts of two values by their KL."""
+        return _cached(self._contours, (first, second), lambda: {kl: self.front(first, second, kl) for kl in CONTOURS})
 
     def candidates(self, prompt_id: int, solution: DualSolution) -> tuple[list[str], np.ndarray, np.ndarray]:
         """Responses to a prompt, softmax(lam.r) over them (K,), and their scores (K, V).
@@ -120,9 +156,14 @@ class Board:
     def _sorted(self) -> dict[str, np.ndarray]:
         return {name: np.sort(self.matrix.column(name)) for name in self.matrix.values}
 
-    @cached_property
-    def _regions(self) -> dict[tuple[str, str], np.ndarray]:
-        return {}
+
+def _cached(cache: dict[Any, T], key: Any, compute: Callable[[], T]) -> T:
+    """cache[key], computed where it is missing; the cache holds MAX_CACHED results at most."""
+    if key not in cache:
+        if len(cache) >= MAX_CACHED:
+            cache.clear()
+        cache[key] = compute()
+    return cache[key]
 
 
 def quantile_of(sorted_N: np.ndarray, level: float) -> float:

@@ -1,79 +1,51 @@
-"""A filter in front of Gradio's server, which also accepts uploads of any size, serves files, and forwards requests.
+"""Which requests the page's server answers: those that the page makes, small, and not too frequent.
 
-A request passes if it is one that the page makes, small, and not too frequent. On a loopback address its Host header
-must also name this machine, so that no web site can reach the page through the user's browser (DNS rebinding).
+On a loopback address the Host header must also name this machine, so that no web site can reach the page through the
+user's browser (DNS rebinding). A POST must be JSON, which a web site cannot send to another one.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+import hmac
+from base64 import b64encode
+from collections.abc import Collection, Mapping
+from email.message import Message
 
 from mapft.utils.net import RateLimiter, is_loopback_header
 
-PATHS = {
-    "GET": {
-        "/",
-        "/config",
-        "/theme.css",
-        "/favicon.ico",
-        "/manifest.json",
-        "/login_check",
-        "/gradio_api/app_id",
-        "/gradio_api/queue/data",
-        "/gradio_api/startup-events",
-    },
-    "POST": {"/login", "/gradio_api/queue/join", "/gradio_api/cancel", "/gradio_api/run/predict"},
-}
-FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")  # files of the package, and an endless empty response
 MAX_BYTES = 2**20  # of one request
-RATE = 500.0  # requests per second of one address, and the size of a burst; the page loads about 60 files
-MAX_OPEN_REQUESTS = 256  # an open page holds two
-LOGIN_RATE = 3.0  # the same for passwords
+RATE = 500.0  # requests per second of one address, and the size of a burst
+LOGIN_RATE = 3.0  # the same for wrong passwords
 NOT_FOUND = "Not found; this server serves the palette page only."
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Scope]]
-Send = Callable[[Scope], Awaitable[None]]
 
 
 class Gate:
-    """The filter, as ASGI middleware. loopback: whether the page is served on a loopback address."""
+    """The filter. loopback: whether the page is served on a loopback address. login: user:password, or empty."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], loopback: bool) -> None:
-        self.app, self.loopback = app, loopback
-        self.rate, self.logins, self.open_requests = RateLimiter(RATE), RateLimiter(LOGIN_RATE), 0
+    def __init__(self, loopback: bool, login: str = "") -> None:
+        self.loopback, self.login = loopback, b"Basic " + b64encode(login.encode()) if login else b""
+        self.rate, self.logins = RateLimiter(RATE), RateLimiter(LOGIN_RATE)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request, or refuse it with a sentence."""
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        status, sentence = self._refusal(scope) if scope["type"] == "http" else (403, NOT_FOUND)
-        if not sentence:
-            self.open_requests += 1
-            try:
-                return await self.app(scope, receive, send)
-            finally:
-                self.open_requests -= 1
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        return await send({"type": "http.response.body", "body": sentence.encode()})
-
-    def _refusal(self, scope: Scope) -> tuple[int, str]:
-        """(status, sentence); an empty sentence for a request that passes."""
-        path, method, headers = scope["path"], scope["method"], dict(scope["headers"])
-        address = scope["client"][0] if scope["client"] else ""
-        if not self.rate.allow(address) or (path == "/login" and not self.logins.allow(address)):
+    def refusal(
+        self, method: str, path: str, headers: Message, address: str, paths: Mapping[str, Collection[str]]
+    ) -> tuple[int, str]:
+        """(status, sentence); an empty sentence for a request that passes. paths: those that exist, by method."""
+        if not self.rate.allow(address):
             return 429, "Too many requests from your address; try again later."
-        if self.open_requests >= MAX_OPEN_REQUESTS:
-            return 503, f"{MAX_OPEN_REQUESTS} requests are open; try again later."
-        if self.loopback and not is_loopback_header(headers.get(b"host", b"").decode("latin-1")):
+        if self.loopback and not is_loopback_header(headers.get("Host", "")):
             return 421, "The page is served on this machine only; open it as 127.0.0.1 or localhost."
-        method = "GET" if method == "HEAD" else method
-        in_folder = method == "GET" and path.startswith(FOLDERS) and ".." not in path
-        if not in_folder and path not in PATHS.get(method, set()):
+        password = headers.get("Authorization", "").encode()
+        if self.login and not hmac.compare_digest(password, self.login):
+            if password and not self.logins.allow(address):
+                return 429, "Too many attempts from your address; try again later."
+            return 401, "The password is missing or wrong."
+        if path not in paths.get(method, ()):
             return 404, NOT_FOUND
-        size = headers.get(b"content-length", b"0" if method == "GET" else b"")
-        if not size.isdigit() or b"transfer-encoding" in headers:
+        if method != "POST":
+            return 0, ""
+        if headers.get("Content-Type", "") != "application/json":
+            return 415, "The request is not JSON."
+        size = headers.get("Content-Length", "")
+        if not (size.isascii() and size.isdecimal()) or "Transfer-Encoding" in headers:
             return 411, "Content-Length is missing."
-        if int(size) > MAX_BYTES:
-            return 413, f"The request has {int(size)} bytes; the limit is {MAX_BYTES}."
+        if int(size[:20]) > MAX_BYTES:
+            return 413, f"The request has {size[:20]} bytes; the limit is {MAX_BYTES}."
         return 0, ""

@@ -1,150 +1,253 @@
-"""The page: sliders on the left, the solution on the right. Numbers come from `Board`, their HTML from `html`."""
+"""The requests of the page: plain data in, plain data out. Numbers come from `Board`; `answers` describes a solution.
 
-import re
-import shlex
-from collections.abc import Mapping
+A palette is {"unit": unit, "positions": [number, or null for a free value, in the order of the values]}. Levels are in
+the order of the values too, so that the name of a value is never a key.
+"""
+
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-import yaml
+import numpy as np
 
 from mapft.palette import Palette
-from mapft.ui import html
-from mapft.ui.board import Board
+from mapft.palette.explain import display_units, format_number
+from mapft.ui import answers
+from mapft.ui.board import UNITS, Board
+from mapft.ui.palettes import SavedPalettes, command_line
+from mapft.ui.tuned import Tuned, scores
 from mapft.utils.errors import UserError
-from mapft.utils.files import write_text
 
-PALETTE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes the name of a file
-HYDRA_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")  # names of values that can be part of an override
-TARGET_KINDS = {"quantile": "quantiles", "sd": "sd", "absolute": "absolute"}  # key of a palette's file by unit
+INITIAL_UNIT, INITIAL_QUANTILE = "quantile", 0.7  # of every slider, where the scores come without a palette
+METHODS = ("interpolate", "priority", "least_change")  # of `adjust`
+QUANTILES = np.linspace(0, 1, 201)  # levels that the page interpolates between
+MAX_DOTS = 300  # samples in the plot
+MAX_PROMPTS = 50  # in the list
+MAX_ANSWERS = 12  # of a prompt
 
 
 class Page:
-    """The page of one board. folder: where palettes are saved. command: `mapft run` with the settings of the scores."""
+    """The page of one board.
 
-    def __init__(self, board: Board, folder: Path, command: str = "mapft run") -> None:
-        self.board, self.folder, self.command = board, folder, command
+    folder: where palettes are saved. command: `mapft run` with the settings of the scores. targets: of the run's
+    palette, with which the page begins. tuned: the evaluation of a trained run.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        folder: Path,
+        command: str = "mapft run",
+        *,
+        source: str = "",
+        targets: dict[str, float] | None = None,
+        tuned: Tuned | None = None,
+    ) -> None:
+        self.board, self.saved, self.command, self.source = board, SavedPalettes(folder), command, source
+        self.targets, self.tuned = targets or {}, tuned
         self.values = list(board.matrix.values)
 
-    # ------------------------------------------------------------------ from sliders to output
+    @property
+    def handlers(self) -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+        """The requests by path."""
+        requests = [self.start, self.solve, self.limits, self.around, self.bands, self.level, self.nearest]
+        requests += [self.convert, self.prompts, self.answers, self.save, self.load]
+        return {f"/{request.__name__}": request for request in requests}
 
-    def palette(self, unit: str, ticks: list[bool], positions: list[float]) -> Palette:
-        """The palette of the ticked values; UserError where none is ticked."""
-        targets = self.ticked(ticks, positions)
+    # ------------------------------------------------------------------ the whole page
+
+    def start(self, request: dict[str, Any]) -> dict[str, Any]:
+        """What does not depend on the palette."""
+        matrix, board = self.board.matrix, self.board
+        dots = matrix.scores[:: max(1, len(matrix) // MAX_DOTS)]
+        values = [
+            {
+                "name": name,
+                "base": matrix.base[name],
+                "sd": matrix.sd[name],
+                "base_text": format_number(matrix.base[name], display_units(matrix, name)[0]),
+                "spans": {unit: board.span(unit, name) for unit in UNITS},
+                "base_at": {unit: board.position(unit, name, matrix.base[name]) for unit in UNITS},
+                "quantiles": np.quantile(matrix.column(name), QUANTILES).tolist(),
+            }
+            for name in self.values
+        ]
+        return {
+            "values": values,
+            "dots": answers.points(dots),
+            "rows": len(matrix),
+            "prompts": len(matrix.groups.sizes),
+            "source": self.source,
+            "texts": bool(board.prompt_texts),
+            "tuned": self.tuned.summary(board) if self.tuned else None,
+            "initial": self._initial(),
+            "saved": self.saved.names(),
+        }
+
+    def _initial(self) -> dict[str, Any]:
+        if self.targets:
+            return self._exact(INITIAL_UNIT, self.targets)
+        return {"unit": INITIAL_UNIT, "positions": [INITIAL_QUANTILE] * len(self.values)}
+
+    # ------------------------------------------------------------------ a palette
+
+    def solve(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Verdict, figures and levels of a palette, and the command that trains it under `name`."""
+        view = self.board.view(self._palette(request))
+        command = command_line(self.command, request["unit"], self._targets(request), str(request["name"]))
+        return answers.solution(view, self.board) | {"command": command}
+
+    def limits(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The largest level of every value given the other targets; null where these are infeasible."""
+        limits = self.board.limits(self._palette(request))
+        return {"limits": [answers.finite(limits[name]) for name in self.values]}
+
+    def around(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Feasible region, front and contours of the two values in `pair`."""
+        palette, board, (first, second) = self._palette(request), self.board, self._pair(request)
+        try:
+            region = board.region(first, second, palette.targets)
+        except UserError:  # the targets of the other values are infeasible by themselves
+            region = np.zeros((0, 2))
+        kl = board.view(palette).solution.kl
+        contours = board.contours(first, second).items()
+        return {
+            "pair": request["pair"],
+            "free": answers.points(board.region(first, second)),
+            "region": answers.points(region),
+            "front": answers.points(board.front(first, second, kl)) if kl > 0 else [],
+            "contours": [{"kl": kl, "points": answers.points(front)} for kl, front in contours],
+        }
+
+    def bands(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Bootstrap intervals of a feasible palette."""
+        return answers.bands(self.board.uncertainty(self._palette(request)))
+
+    def level(self, request: dict[str, Any]) -> dict[str, Any]:
+        """KL of the palette with two levels in the place of its targets of `pair`; null where that is infeasible."""
+        palette, pair = self._palette(request), self._pair(request)
+        levels = dict(zip(pair, map(float, request["at"]), strict=True))
+        kl = self.board.kl(Palette({**palette.targets, **levels}))
+        return {"levels": [self._text(name, level) for name, level in levels.items()], "kl": answers.finite(kl)}
+
+    def nearest(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The nearest feasible palette by each method."""
+        palette, unit, matrix = self._palette(request), request["unit"], self.board.matrix
+        found = []
+        for method in METHODS:
+            adjustment = self.board.nearest(palette, method)
+            new = adjustment.new.targets
+            found.append(
+                {
+                    "method": method,
+                    **self._exact(unit, new),
+                    "targets": [new.get(name) for name in self.values],
+                    "kl": adjustment.solution.kl,
+                    "ess": adjustment.solution.ess,
+                    "changes": [
+                        {
+                            "name": name,
+                            "old": self._text(name, old),
+                            "new": self._text(name, new[name]),
+                            "sd": (new[name] - old) / matrix.sd[name] if matrix.sd[name] > 0 else 0.0,
+                        }
+                        for name, old in palette.targets.items()
+                    ],
+                }
+            )
+        return {"nearest": found}
+
+    def convert(self, request: dict[str, Any]) -> dict[str, Any]:
+        """The same levels in the unit `to`."""
+        targets = self._palette(request).targets if self._targets(request) else {}
+        return {"unit": request["to"], "positions": self._positions(request["to"], targets)}
+
+    # ------------------------------------------------------------------ texts
+
+    def prompts(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Prompts that contain the words of `query`, of the pilot or held out (`measured`)."""
+        texts, words = self._prompt_texts(request), str(request["query"]).lower().split()
+        matches = [number for number, text in texts.items() if all(word in text.lower() for word in words)]
+        listed = [{"id": number, "text": texts[number]} for number in matches[:MAX_PROMPTS]]
+        return {"prompts": listed, "count": len(matches)}
+
+    def answers(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answers to a prompt: of the pilot with their probability under p_lam, or those of base and tuned model."""
+        number, texts = int(request["prompt"]), self._prompt_texts(request)
+        if number not in texts:
+            return {"prompt": "", "answers": []}
+        if request["measured"] and self.tuned:
+            base, tuned = self.tuned.answers(number, self.board)
+            return {"prompt": texts[number], "base": base[:MAX_ANSWERS], "tuned": tuned[:MAX_ANSWERS]}
+        view = self.board.view(self._palette(request))
+        if not view.feasible:
+            return {"prompt": texts[number], "answers": []}
+        responses, probability_K, scores_KV = self.board.candidates(number, view.solution)
+        order = np.argsort(-probability_K, kind="stable")[:MAX_ANSWERS]
+        return {
+            "prompt": texts[number],
+            "base": 1 / len(responses),
+            "answers": [
+                {
+                    "text": responses[k],
+                    "probability": float(probability_K[k]),
+                    "scores": scores(self.board, dict(zip(self.values, scores_KV[k], strict=True))),
+                }
+                for k in order
+            ],
+        }
+
+    # ------------------------------------------------------------------ files
+
+    def save(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Write the palette to a file."""
+        self._palette(request)
+        name = str(request["name"])
+        path = self.saved.save(name, request["unit"], self._targets(request))
+        message = f"Saved as {path}; copied to conf/palette it is selected with palette={name}."
+        return {"message": message, "saved": self.saved.names()}
+
+    def load(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Unit and positions of a saved palette."""
+        name = str(request["name"])
+        unit, targets = self.saved.load(name)
+        try:
+            self.board.palette(unit, targets)
+            self.board.matrix.index(list(targets))
+        except UserError as error:
+            raise UserError(f"{name}.yaml is not a palette of these values ({error}); choose another one.") from error
+        return {"unit": unit, "positions": [targets.get(value) for value in self.values]}
+
+    # ------------------------------------------------------------------ parts of requests
+
+    def _targets(self, request: dict[str, Any]) -> dict[str, float]:
+        """Positions by value name, free values left out."""
+        named = zip(self.values, request["positions"], strict=True)
+        return {name: float(position) for name, position in named if position is not None}
+
+    def _palette(self, request: dict[str, Any]) -> Palette:
+        targets = self._targets(request)
         if not targets:
             raise UserError("The palette has no target; tick a value.")
-        return self.board.palette(unit, targets)
+        return self.board.palette(request["unit"], targets)
 
-    def ticked(self, ticks: list[bool], positions: list[float]) -> dict[str, float]:
-        """Positions of the ticked values."""
-        return {name: position for name, tick, position in zip(self.values, ticks, positions, strict=True) if tick}
+    def _positions(self, unit: str, targets: Mapping[str, float]) -> list[float | None]:
+        if unit not in UNITS:
+            raise UserError(f"unit={unit!r} is unknown; use one of {', '.join(UNITS)}.")
+        return [self.board.position(unit, name, targets[name]) if name in targets else None for name in self.values]
 
-    def show(self, unit: str, first: str, second: str, prompt: str | None, name: str, *sliders: Any) -> list[Any]:
-        """All output that depends on the sliders; an error takes the place of the verdict."""
-        try:
-            ticks, positions = self._split(sliders)
-            view = self.board.view(self.palette(unit, ticks, positions))
-            return [
-                html.verdict(view, self.board.matrix),
-                html.levels(view, self.board),
-                html.radar(self.board, view),
-                html.trade_off(self.board, view, first, second),
-                html.samples(self.board, view, self._prompt_id(prompt)),
-                self.command_line(unit, self.ticked(ticks, positions), name),
-            ]
-        except UserError as error:
-            return [f'<p class="verdict" role="status">{html.escape(str(error))}</p>', "", "", "", "", ""]
+    def _exact(self, unit: str, targets: Mapping[str, float]) -> dict[str, Any]:
+        """Unit and positions of targets: absolute where they are below the base level, which no quantile stands for."""
+        if unit == "quantile" and any(target < self.board.matrix.base[name] for name, target in targets.items()):
+            unit = "absolute"
+        return {"unit": unit, "positions": self._positions(unit, targets)}
 
-    def command_line(self, unit: str, targets: Mapping[str, float], name: str) -> str:
-        """`mapft run` with the palette, as overrides, or as a saved file where a value's name cannot be an override."""
-        if not all(map(HYDRA_KEY.fullmatch, targets)):
-            return f"Save the palette, copy its file to conf/palette, and run: {self.command} palette={name}"
-        overrides = ["palette=custom", f"palette.name={name if PALETTE_NAME.fullmatch(name) else 'custom'}"]
-        overrides += [f"+palette.{TARGET_KINDS[unit]}.{value}={number:.10g}" for value, number in targets.items()]
-        return f"{self.command} {shlex.join(overrides)}"
+    def _pair(self, request: dict[str, Any]) -> tuple[str, str]:
+        first, second = (self.values[int(number) % len(self.values)] for number in request["pair"])
+        return first, second
 
-    # ------------------------------------------------------------------ buttons
+    def _prompt_texts(self, request: dict[str, Any]) -> dict[int, str]:
+        return self.tuned.prompt_texts if request["measured"] and self.tuned else self.board.prompt_texts
 
-    def nearest(self, method: str, unit: str, *sliders: Any) -> list[Any]:
-        """Unit and sliders of the nearest feasible palette; absolute levels keep it exact."""
-        try:
-            ticks, positions = self._split(sliders)
-            palette = self.palette(unit, ticks, positions)
-            new = self.board.nearest(palette, method).new.targets
-        except UserError as error:
-            raise page_error(str(error)) from error
-        levels = [new.get(name, self.board.matrix.base[name]) for name in self.values]
-        moved = [self.slider(name, "absolute", level) for name, level in zip(self.values, levels, strict=True)]
-        return [gr.Radio(value="absolute"), "absolute", *moved]
-
-    def convert(self, before: str, unit: str, *sliders: Any) -> list[Any]:
-        """The same levels in another unit."""
-        if before == unit or None in sliders:
-            return [before, *(gr.skip() for _ in self.values)]
-        _, positions = self._split(sliders)
-        moved = []
-        for name, position in zip(self.values, positions, strict=True):
-            level = self.board.palette(before, {name: position}).targets[name]
-            moved.append(self.slider(name, unit, self.board.position(unit, name, level)))
-        return [unit, *moved]
-
-    def save(self, name: str, unit: str, *sliders: Any) -> tuple[str, Any]:
-        """Write {folder}/{name}.yaml in the format of conf/palette."""
-        try:
-            ticks, positions = self._split(sliders)
-            self.palette(unit, ticks, positions)
-            if not PALETTE_NAME.fullmatch(name or ""):
-                raise UserError(f"The name {name!r} is not a valid file name; use 1 to 64 letters, digits, - and _.")
-            path = self.folder / f"{name}.yaml"
-            if path.exists():
-                raise UserError(f"{name}.yaml exists already; choose another name.")
-        except UserError as error:
-            raise page_error(str(error)) from error
-        self.folder.mkdir(parents=True, exist_ok=True)
-        targets = self.ticked(ticks, [float(f"{number:.10g}") for number in positions])
-        write_text(path, yaml.safe_dump({"name": name, TARGET_KINDS[unit]: targets}, sort_keys=False))
-        message = f"Saved as {path}; copied to conf/palette it is selected with palette={name}."
-        return message, gr.Dropdown(choices=self.saved(), value=name)
-
-    def saved(self) -> list[str]:
-        """Names of the saved palettes."""
-        return sorted(path.stem for path in self.folder.glob("*.yaml") if PALETTE_NAME.fullmatch(path.stem))
-
-    def load(self, name: str | None) -> list[Any]:
-        """Unit, ticks and sliders of a saved palette."""
-        if not name or name not in self.saved():
-            raise page_error("No saved palette is selected; choose one.")
-        try:
-            settings = yaml.safe_load((self.folder / f"{name}.yaml").read_text("utf-8"))
-            [(unit, targets)] = [(unit, settings[kind]) for unit, kind in TARGET_KINDS.items() if settings.get(kind)]
-            positions = {value: float(number) for value, number in targets.items()}
-            self.board.palette(unit, positions)
-        except (OSError, ValueError, AttributeError, TypeError, yaml.YAMLError, UserError) as error:
-            raise page_error(f"{name}.yaml is not a palette of these values ({error}); choose another one.") from error
-        ticks = [name in positions for name in self.values]
-        base = {name: self.board.span(unit, name)[0] for name in self.values}
-        return [unit, unit, *ticks, *(self.slider(v, unit, positions.get(v, base[v])) for v in self.values), name]
-
-    # ------------------------------------------------------------------ sliders
-
-    def slider(self, name: str, unit: str, position: float, **options: Any) -> gr.Slider:
-        """The slider of a value in a unit; its range includes the position."""
-        low, high = self.board.span(unit, name)
-        low, high = min(low, position), max(high, position)
-        step = (high - low) / 1000 or 1e-6
-        return gr.Slider(low, max(high, low + 1e-6), value=position, step=step, label=name, **options)
-
-    def _split(self, sliders: tuple[Any, ...]) -> tuple[list[bool], list[float]]:
-        count = len(self.values)
-        if None in sliders:
-            raise UserError("A level is empty; give it a number.")
-        return [bool(tick) for tick in sliders[:count]], [float(position) for position in sliders[count:]]
-
-    def _prompt_id(self, prompt: Any) -> int:
-        return int(prompt) if prompt is not None else -1
-
-
-def page_error(sentence: str) -> gr.Error:
-    """A message on the page, escaped, because Gradio shows messages as HTML."""
-    return gr.Error(html.escape(sentence), print_exception=False)
+    def _text(self, name: str, level: float) -> str:
+        return format_number(level, display_units(self.board.matrix, name)[0])

@@ -3,23 +3,27 @@
 import csv
 import os
 import shlex
-import socket
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from pyarrow import ArrowInvalid, parquet
 
 from mapft.config.run_folder import RunFolder
 from mapft.palette import ScoreMatrix
+from mapft.pipeline import artifacts
 from mapft.ui.board import Board
+from mapft.ui.gate import Gate
+from mapft.ui.page import Page
+from mapft.ui.server import PageServer
+from mapft.ui.tuned import Tuned
+from mapft.ui.worker import Worker
 from mapft.utils.errors import UserError
 from mapft.utils.files import read_json, read_table
 from mapft.utils.net import is_loopback
 
 PASSWORD = "MAPFT_UI_PASSWORD"  # environment variable; arguments of a command are visible to other users
 USER = "mapft"
-PORTS = range(7860, 7960)  # the range of Gradio
+PORTS = range(7860, 7960)
 RUN_SPECIFIC = ("palette", "run_dir=", "-m", "--multirun")  # overrides that a run with another palette must not have
 TEXT_COLUMNS = ("prompt", "response")
 PALETTES = "palettes"  # folder beside the scores
@@ -27,60 +31,33 @@ PALETTES = "palettes"  # folder beside the scores
 
 def serve(path: Path, host: str, port: int | None) -> None:
     """Serve the scores in `path` until interrupted; port=None: on the first free port."""
-    page, options = page_of(path, host, port)
-    _, address, _ = page.launch(**options, prevent_thread_lock=True)
-    print(f"The palette page is at {address}", flush=True)
-    page.block_thread()
+    server = server_of(path, host, port)
+    name = f"[{host}]" if ":" in host else host
+    print(f"The palette page is at http://{name}:{server.server_address[1]}/", flush=True)
+    with server:
+        server.serve_forever()
 
 
-def page_of(path: Path, host: str, port: int | None) -> tuple[Any, dict[str, Any]]:
-    """(Gradio blocks, options of launch). UserError where other machines could open the page without a password."""
-    password = os.environ.get(PASSWORD)
-    if not is_loopback(host) and not password:
+def server_of(path: Path, host: str, port: int | None) -> PageServer:
+    """A server that listens. UserError where other machines could open the page without a password."""
+    password, loopback = os.environ.get(PASSWORD), is_loopback(host)
+    if not loopback and not password:
         raise UserError(f"--host {host} opens the page to other machines; set a password in {PASSWORD} (user {USER}).")
-    port = _free_port(host, port)
-    board, folder, command = open_scores(path)
-    try:
-        import gradio
-        from starlette.middleware import Middleware
-    except ImportError as error:
-        raise UserError("mapft ui needs gradio, which is not installed; run pip install 'mapft[ui]'.") from error
-    from mapft.ui.gate import Gate
-    from mapft.ui.html import STYLE
-    from mapft.ui.layout import build
-    from mapft.ui.page import Page
-
-    options: dict[str, Any] = {
-        "server_name": host,
-        "server_port": port,
-        "auth": (USER, password) if password else None,
-        "app_kwargs": {"middleware": [Middleware(Gate, loopback=is_loopback(host))]},
-        "share": False,
-        "quiet": True,
-        "theme": gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-        "css": STYLE,
-        "footer_links": [],
-        "ssr_mode": False,
-    }
-    return build(Page(board, folder, command)), options
-
-
-def _free_port(host: str, port: int | None) -> int:
-    """The port, or the first free one of PORTS for None; UserError where the host or port cannot be used."""
+    gate, page = Gate(loopback, f"{USER}:{password}" if password else ""), open_scores(path)
     for number in [port] if port else PORTS:
-        with socket.socket() as server:
-            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                server.bind((host, number))
-                return number
-            except (OSError, UnicodeError) as error:
-                reason = error
+        try:
+            server = PageServer(host, number, page.handlers, gate)
+        except (OSError, UnicodeError) as error:
+            reason = error
+            continue
+        server.handlers = page.handlers | Worker(page.board.matrix).handlers
+        return server
     ports = port or f"{PORTS.start} to {PORTS.stop - 1}"
     raise UserError(f"The page cannot be served on {host}:{ports} ({reason}); choose another --port or --host.")
 
 
-def open_scores(path: Path) -> tuple[Board, Path, str]:
-    """(board, folder for palettes, `mapft run` with the settings of the scores) of a run folder or a file of scores."""
+def open_scores(path: Path) -> Page:
+    """The page of a run folder or of a file of scores."""
     if path.is_dir():
         folder = RunFolder(path)
         for file in (folder.scores, folder.samples, folder.config):
@@ -88,12 +65,7 @@ def open_scores(path: Path) -> tuple[Board, Path, str]:
                 raise UserError(
                     f"{path} has no {file.name}, so it is not a scored run; run `mapft score` or `mapft run` first."
                 )
-        matrix = ScoreMatrix.from_parquet(folder.scores)
-        samples = read_table(folder.samples)
-        overrides = shlex.split(read_json(folder.config).get("command", ""))[2:]
-        shared = [word for word in overrides if not word.lstrip("+~").startswith(RUN_SPECIFIC)]
-        command = shlex.join(["mapft", "run", *shared])
-        return Board(matrix, samples["prompt"].tolist(), samples["response"].tolist()), path.parent / PALETTES, command
+        return _page_of_run(folder)
     if path.suffix not in (".csv", ".parquet"):
         raise UserError(f"{path} is neither a run folder nor a .csv or .parquet file of scores; give one of these.")
     read = ScoreMatrix.from_csv if path.suffix == ".csv" else ScoreMatrix.from_parquet
@@ -111,7 +83,22 @@ def open_scores(path: Path) -> tuple[Board, Path, str]:
                 f"The column {name} of {path} holds {invalid!r}, which is not text; write text, or remove the column."
             )
     command = shlex.join(["mapft", "run", f"rewards=[{','.join(matrix.values)}]"])
-    return Board(matrix, *texts), path.parent / PALETTES, command
+    return Page(Board(matrix, *texts), path.parent / PALETTES, command, source=path.name)
+
+
+def _page_of_run(folder: RunFolder) -> Page:
+    matrix, samples = ScoreMatrix.from_parquet(folder.scores), read_table(folder.samples)
+    overrides = shlex.split(read_json(folder.config).get("command", ""))[2:]
+    shared = [word for word in overrides if not word.lstrip("+~").startswith(RUN_SPECIFIC)]
+    targets = artifacts.read_solution(folder).solution.targets if folder.solution.exists() else None
+    return Page(
+        Board(matrix, samples["prompt"].tolist(), samples["response"].tolist()),
+        folder.path.parent / PALETTES,
+        shlex.join(["mapft", "run", *shared]),
+        source=folder.path.name,
+        targets=targets,
+        tuned=Tuned.of(folder),
+    )
 
 
 def _header(path: Path) -> list[str]:

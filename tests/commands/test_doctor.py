@@ -28,7 +28,7 @@ def test_what_is_wrong_is_named_with_a_remedy(capfd, monkeypatch):
     real = version
 
     def broken(name: str) -> str:
-        if name in ("peft", "gradio"):
+        if name in ("peft", "tensorboard"):
             raise PackageNotFoundError(name)
         return "1.12.0" if name == "trl" else real(name)
 
@@ -36,11 +36,14 @@ def test_what_is_wrong_is_named_with_a_remedy(capfd, monkeypatch):
     found = {each.subject: each for each in doctor.findings()}
     assert (found["peft"].state, found["trl"].state, found["cache"].state) == ("wrong", "wrong", "wrong")
     assert "tested with <1.17,>=1.16" in found["trl"].remedy
-    assert (found["gradio"].state, found["gradio"].remedy) == ("missing", "mapft ui: pip install 'mapft[ui]'")
+    assert (found["tensorboard"].state, found["tensorboard"].remedy) == (
+        "missing",
+        "tracking=tensorboard: pip install 'mapft[tensorboard]'",
+    )
     assert main(["doctor"]) == 2
     said = capfd.readouterr().out
     assert "A run would fail because of peft, trl, cache; see the table." in said.replace("\n", " ")
-    assert "pip install 'mapft[ui]'" in said, "brackets are not markup"
+    assert "pip install 'mapft[tensorboard]'" in said, "brackets are not markup"
 
 
 def test_every_extra_is_explained():

@@ -43,23 +43,40 @@ def responds(url: str) -> bool:
 
 
 @contextmanager
-def browsing(url: str) -> Iterator[tuple[Any, list[str]]]:
-    """(page, errors): errors of scripts and of the console, and requests to other hosts."""
+def launched() -> Iterator[Any]:
+    """A browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1200})
-        errors: list[str] = []
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: errors.append(request.url) if to_another_host(request.url) else None)
-        page.goto(url)
-        page.wait_for_selector("#verdict .verdict")
         try:
-            yield page, errors
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def opened(browser: Any, url: str, width: int = 1400, **options: Any) -> Iterator[tuple[Any, list[str]]]:
+    """(page, errors): errors of scripts and of the console, and requests to other hosts."""
+    context = browser.new_context(viewport={"width": width, "height": 1000}, **options)
+    context.set_default_timeout(120_000)  # milliseconds, for a machine that does other work
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: errors.append(request.url) if to_another_host(request.url) else None)
+    page.goto(url)
+    page.wait_for_selector("#verdict .verdict")
+    try:
+        yield page, errors
+    finally:
+        context.close()
+
+
+@contextmanager
+def browsing(url: str) -> Iterator[tuple[Any, list[str]]]:
+    """`opened` in a browser of its own."""
+    with launched() as browser, opened(browser, url) as page_and_errors:
+        yield page_and_errors
 
 
 def to_another_host(url: str) -> bool:

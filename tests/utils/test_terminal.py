@@ -11,7 +11,7 @@ from mapft.utils.terminal import LogLines, make_console, print_table, progress
 NAMES = ["kind_words", "perplexity", "humor", "helpful", "harmless", "coherence", "a_rather_long_name_of_a_value"]
 NAMES += ["diversity", "positive", "brief", "keywords", "json"]
 HEADINGS = ["value", "base", "target", "predicted", "95 % interval", "lambda", "95 % interval", "nats per sd"]
-MARKUP = ["[bold]x[/bold]", "/x/[/v1]/m", "[/]", ":smile:", "pip install 'mapft[ui]'"]
+MARKUP = ["[bold]x[/bold]", "/x/[/v1]/m", "[/]", ":smile:", "pip install 'mapft[gguf]'"]
 
 
 def printed(function, width: int = 80, **options) -> str:
