@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types and tests (two processes of one thread each). Creates .venv if it is missing. Arguments are passed to
+# Style, types, dependencies and tests (two processes of one thread each). Creates .venv if it is missing. Arguments are passed to
 # pytest; -n 0 runs the tests in one process, -n 8 in eight.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh" "[dev]"
@@ -11,4 +11,5 @@ export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/python -m pytest -n 2 --dist loadfile --durations=15 "$@"
+.venv/bin/deptry mapft  # every dependency is declared and used
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --durations=40 "$@"

@@ -25,6 +25,15 @@ def site(tmp_path_factory):
     return folder / "site"
 
 
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_a_build_gives_the_same_bytes_again(tmp_path, kind):
+    build = f"import hatchling.build, sys; print(hatchling.build.build_{kind}(sys.argv[1]))"
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        subprocess.run([sys.executable, "-c", build, str(folder)], cwd=ROOT, check=True, capture_output=True)
+    [one], [two] = (list(folder.iterdir()) for folder in (tmp_path / "one", tmp_path / "two"))
+    assert (one.name, one.read_bytes()) == (two.name, two.read_bytes())
+
+
 def files(folder: Path, pattern: str = "*") -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob(pattern) if path.is_file()}
 

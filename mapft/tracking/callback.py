@@ -58,10 +58,10 @@ class GuardedTracker:
 
 
 class Tracking(TrainerCallback):
-    """Sends the metrics, targets and completions of one training to the trackers; as a context manager, closes them.
+    """Sends the metrics and completions of one training to the trackers; as a context manager, closes them.
 
-    job: name of the mode or the visit. run_name: of its run. steps_per_iteration: optimizer steps of one PPO iteration.
-    completions: returns the columns of the last rollout.
+    job: name of the mode or the visit. run_name: of its run. beside: returns further metrics of every log.
+    steps_per_iteration: optimizer steps of one PPO iteration. completions: returns the columns of the last rollout.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Tracking(TrainerCallback):
         folder: RunFolder,
         job: str,
         run_name: str,
-        targets: Mapping[str, float],
+        beside: Callable[[], Mapping[str, float]],
         steps_per_iteration: int,
     ) -> None:
         self.every, self.steps_per_iteration = config.tracking.completions_every, steps_per_iteration
-        self.targets = {f"map/target/{value}": target for value, target in targets.items()}
+        self.beside = beside
         self.completions: Callable[[], Mapping[str, list[Any]]] = dict
         self.trackers = [GuardedTracker(name, Job(config, folder, job, run_name)) for name in config.tracking.names()]
 
@@ -92,12 +92,12 @@ class Tracking(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Every number, with the targets."""
+        """Every number."""
         if state.is_world_process_zero and logs:
             step = state.global_step
             numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
             for tracker in self.trackers:
-                tracker.log(step, numbers | self.targets | {"step": step})
+                tracker.log(step, {**numbers, **self.beside(), "step": step})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The completions, every tracking.completions_every iterations."""

@@ -1,4 +1,4 @@
-"""The W&B workspace of a project: levels and targets, multipliers, KL, PPO statistics, time and memory."""
+"""The W&B workspace of a project, in the order of the report; then PPO statistics, time and memory."""
 
 import os
 from pathlib import Path
@@ -11,18 +11,22 @@ from mapft.utils.files import write_text
 
 DASHBOARD = "dashboard.json"
 
-SHARED = {
-    "Cost": {
-        "KL to the reference (nats)": ["objective/kl"],
-        "Reward and PPO objective": ["objective/scores", "objective/rlhf_reward"],
+TOTALS = {  # of all values; open, like levels and lambda before them
+    "Price": {"KL against the least that has the targets (nats)": ["objective/kl", "objective/kl_least"]},
+    "Convergence": {
+        "KL to p_lam (nats)": ["objective/kl_to_target"],
         "Effective sample share of the rollout": ["objective/ess"],
-        "Entropy": ["objective/entropy"],
     },
+    "Samples": {},
+}
+DETAILS = {
     "PPO": {
+        "Reward and PPO objective": ["objective/scores", "objective/rlhf_reward"],
         "Variance of the ratio": ["val/ratio_var"],
         "Clip fraction of policy and critic": ["policy/clipfrac_avg", "val/clipfrac_avg"],
         "Explained variance of the critic": ["critic/explained_variance"],
         "Losses": ["loss/policy_avg", "loss/value_avg"],
+        "Entropy": ["objective/entropy"],
         "Gradient norm": ["grad_norm"],
         "Learning rate": ["learning_rate"],
     },
@@ -39,9 +43,16 @@ SHARED = {
 
 
 def charts(values: list[str]) -> dict[str, dict[str, list[str]]]:
-    """{section: {chart: metrics}}: a chart of level and target for each value; the axis of all charts is episodes."""
-    levels = {f"{value}: level and target": [f"map/scores/{value}", f"map/target/{value}"] for value in values}
-    return {"Levels": levels | {"Multipliers": [f"map/lam/{value}" for value in values]}} | SHARED
+    """{section: {chart: metrics}} in the order of the report; the axis of all charts is episodes.
+
+    For each value a chart of its level with a 95 % interval against the target, and one of lambda with its interval.
+    """
+    levels, lam = {}, {}
+    for value in values:
+        band = [f"map/scores_low/{value}", f"map/scores_high/{value}"]
+        levels[f"{value}: level, 95 % interval, target"] = [f"map/scores/{value}", *band, f"map/target/{value}"]
+        lam[f"{value}: lambda, 95 % interval"] = [f"map/lam{end}/{value}" for end in ("", "_low", "_high")]
+    return {"Levels": levels, "Lambda": lam} | TOTALS | DETAILS
 
 
 def save_dashboard(config: Config) -> str:
@@ -77,9 +88,9 @@ def _workspace(config: Config) -> Any:
     sections = []
     for section, metrics_of in charts(list(config.rewards)).items():
         plots: list[Any] = [panels.LinePlot(title=title, x=EPISODES, y=[*y]) for title, y in metrics_of.items()]
-        if section == "Responses":
+        if section == "Samples":
             plots.append(panels.WeavePanelSummaryTable(table_name="completions"))
-        sections.append(workspaces.Section(name=section, panels=plots, is_open=section in ("Levels", "Cost")))
+        sections.append(workspaces.Section(name=section, panels=plots, is_open=section not in DETAILS))
     return workspaces.Workspace(
         entity=config.tracking.entity or "", project=config.tracking.project, name="mapft", sections=sections
     )

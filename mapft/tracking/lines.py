@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ BAR_FORMAT = "{n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"
 
 
 class JsonLines(TrainerCallback):
-    """Appends every log of the trainer as one JSON line, with the palette's targets beside the mean scores."""
+    """Appends every log of the trainer as one JSON line. beside: returns further metrics of every line."""
 
-    def __init__(self, path: Path, targets: Mapping[str, float]) -> None:
-        self.path = path
-        self.targets = {f"map/target/{name}": target for name, target in targets.items()}
+    def __init__(self, path: Path, beside: Callable[[], Mapping[str, float]] = dict) -> None:
+        self.path, self.beside = path, beside
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the lines that a killed run logged after the checkpoint from which this training starts."""
@@ -39,7 +38,7 @@ class JsonLines(TrainerCallback):
         """One line: step, then every metric (see mapft.tracking.glossary)."""
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs, **self.targets}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs, **self.beside()}) + "\n")
 
 
 class LevelBar(ProgressCallback):

@@ -35,7 +35,7 @@ class Objective:
     """What a fit trains towards: p_lam. Multipliers in nats per raw unit; the others in raw units.
 
     lam names the values that are scored; reference_lam has the multipliers of the reference policy. base, sd: mean and
-    standard deviation of the base scores.
+    standard deviation of the base scores. kl: the least KL that has the targets in nats, where it is known.
     """
 
     lam: Mapping[str, float]
@@ -43,6 +43,7 @@ class Objective:
     targets: Mapping[str, float]
     base: Mapping[str, float]
     sd: Mapping[str, float]
+    kl: float | None = None
 
 
 def fit(
@@ -79,7 +80,12 @@ def fit(
     if checkpoint:
         lam.load(Path(checkpoint))
     job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
-    tracking = Tracking(config, folder, job, name, objective.targets, args.steps_per_iteration)
+    least_kl = {} if objective.kl is None else {"objective/kl_least": objective.kl}
+
+    def beside() -> dict[str, float]:
+        return {**lam.metrics, **least_kl}
+
+    tracking = Tracking(config, folder, job, name, beside, args.steps_per_iteration)
     kl_coef = config.trainer.kl_coef
     reward = PaletteReward(models, lam.lam, kl_coef, lam.observe, objective.reference_lam, objective.base)
     replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam), stored)
@@ -91,7 +97,7 @@ def fit(
         replay=replay,
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(folder.logs, objective.targets), lam, tracking],
+        callbacks=[JsonLines(folder.logs, beside), lam, tracking],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(bar := LevelBar(objective.targets, objective.sd))

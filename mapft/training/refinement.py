@@ -16,6 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mapft.config import RefineConfig
 from mapft.palette import Palette, ScoreMatrix, estimate, increment
+from mapft.tracking.glossary import Z95
 from mapft.utils.files import parsing, read_json, write_json
 
 CHECKPOINT_FILE = "refinement.json"  # in a checkpoint: the history, and the rollouts of later windows
@@ -61,6 +62,15 @@ class RefinedLambda(TrainerCallback):
     def lam(self) -> dict[str, float]:
         """Multipliers per raw unit."""
         return self.history[-1]["lam"] if self.history else self.start
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The targets and, where lambda was estimated on rollouts, its 95 % interval."""
+        metrics = {f"map/target/{name}": target for name, target in self.targets.items()}
+        for name, error in standard_errors(self.history).items():
+            metrics[f"map/lam_low/{name}"] = max(self.lam[name] - Z95 * error, 0.0)
+            metrics[f"map/lam_high/{name}"] = self.lam[name] + Z95 * error
+        return metrics
 
     def observe(
         self,

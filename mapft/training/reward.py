@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mapft.rewards.loader import RewardModels
+from mapft.tracking.glossary import Z95
 from mapft.utils.text import text_of
 
 COLUMNS = "columns"  # of a dataset: the columns that scores read, as JSON
@@ -25,10 +26,10 @@ class PaletteReward:
 
     A TRL reward function (`prompts, completions, completion_ids, **kwargs -> list[float]`), usable in GRPOTrainer and
     RLOOTrainer too. Scores that read columns of the data get them from the column `columns` of the dataset, which has
-    one JSON object per row (`fit.training_dataset`). Logs mean and sd of every value's raw scores (map/scores/{value},
-    map/scores_std/{value}), its lam, and the reward models in memory. observe: called with the trainer's state, a text
-    per row that is the same for the same prompt and columns, scores (B,) by value and log pi/p_ref (B,) in nats, which
-    PPOTrainer gives; returns the lam of this reward.
+    one JSON object per row (`fit.training_dataset`). Logs mean, 95 % interval and sd of every value's raw scores
+    (map/scores/{value}, ...), its lam, and the reward models in memory. observe: called with the trainer's state, a
+    text per row that is the same for the same prompt and columns, scores (B,) by value and log pi/p_ref (B,) in nats,
+    which PPOTrainer gives; returns the lam of this reward.
     """
 
     def __init__(
@@ -68,8 +69,12 @@ class PaletteReward:
             self.lam = self.observe(trainer_state, keys, scores, log_ratio)
         for name, scores_B in scores.items():
             log_extra(name, scores_B.tolist())
-            log_metric(f"map/scores/{name}", float(scores_B.mean()))
-            log_metric(f"map/scores_std/{name}", float(scores_B.std()))
+            mean, sd = float(scores_B.mean()), float(scores_B.std())
+            half = Z95 * sd / len(scores_B) ** 0.5
+            log_metric(f"map/scores/{name}", mean)
+            log_metric(f"map/scores_low/{name}", mean - half)
+            log_metric(f"map/scores_high/{name}", mean + half)
+            log_metric(f"map/scores_std/{name}", sd)
             log_metric(f"map/lam/{name}", self.lam[name])
         log_metric("memory/reward_models_loaded", len(self.models))
         log_metric("memory/reward_models_gb", self.models.nbytes / 1e9)

@@ -17,6 +17,10 @@ def state(step: int, main: bool = True) -> SimpleNamespace:
     return SimpleNamespace(global_step=step, is_world_process_zero=main, max_steps=40)
 
 
+def beside() -> dict[str, float]:
+    return {"map/target/a": 1.0}
+
+
 def log(lines: JsonLines, first: int, last: int) -> None:
     lines.on_train_begin(None, state(first), None)
     for step in range(first + 1, last + 1):
@@ -25,17 +29,17 @@ def log(lines: JsonLines, first: int, last: int) -> None:
 
 def test_a_resumed_run_logs_every_step_once(tmp_path):
     """Killed at step 7 in the middle of a line, resumed from the checkpoint of step 4."""
-    log(JsonLines(tmp_path / "uninterrupted.jsonl", {"a": 1.0}), 0, 10)
+    log(JsonLines(tmp_path / "uninterrupted.jsonl", beside), 0, 10)
     resumed = tmp_path / "resumed.jsonl"
-    log(JsonLines(resumed, {"a": 1.0}), 0, 7)
+    log(JsonLines(resumed, beside), 0, 7)
     with resumed.open("a") as file:
         file.write('{"step": 8, "obj')
-    log(JsonLines(resumed, {"a": 1.0}), 4, 10)
+    log(JsonLines(resumed, beside), 4, 10)
     assert resumed.read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
 
 
 def test_other_processes_write_nothing(tmp_path, capfd):
-    lines, bar = JsonLines(tmp_path / "logs.jsonl", {}), level_bar()
+    lines, bar = JsonLines(tmp_path / "logs.jsonl"), level_bar()
     for callback in (lines, bar):
         callback.on_train_begin(None, state(0, main=False), None)
         callback.on_log(None, state(1, main=False), None, {"loss": 1.0})

@@ -105,7 +105,7 @@ def _train(mode: DPO, inputs: Any) -> None:
         train_dataset=preferences(read_table(folder.samples), inputs.matrix, inputs.solution.lam, pairs, config.seed),
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(folder.logs, {}), MarkComplete()],
+        callbacks=[JsonLines(folder.logs), MarkComplete()],
     )
     dpo.remove_callback(ProgressCallback)
     dpo.add_callback(bar := LevelBar({}, {}))

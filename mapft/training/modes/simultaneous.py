@@ -61,7 +61,7 @@ class Simultaneous(ModeConfig):
             stored += read_groups(RunFolder(Path(path)).replay, list(inputs.scores))
         stored = distinct(stored)  # the other run has stored its pilot too, which can be the same
         zero = dict.fromkeys(solution.lam, 0.0)
-        objective = Objective(solution.lam, zero, solution.targets, matrix.base, matrix.sd)
+        objective = Objective(solution.lam, zero, solution.targets, matrix.base, matrix.sd, solution.kl)
         models = RewardModels(inputs.scores, self.reward_models)
         return dict(fit(inputs.config, models, objective, inputs.prompts.training, stored, inputs.folder))
 
