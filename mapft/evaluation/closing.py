@@ -132,7 +132,9 @@ def answer(evaluation: Evaluation) -> str:
         reached = f"{'The target is' if len(judged) == 1 else 'All targets are'} missed ({short})"
     ratio = evaluation.price_ratio
     if ratio and ratio.low > 0:
-        return f"{reached}, at {ratio.mean:.2f} times the least KL that these levels cost."
+        least = evaluation.tuned.kl.mean / ratio.mean
+        paid = f"{evaluation.tuned.kl.mean:.2f} nats of KL were paid where {least:.2f} have the same levels"
+        return f"{reached}; {paid} (price ratio {ratio.mean:.2f})."
     return f"{reached}, at a KL of {evaluation.tuned.kl.mean:.2f} nats from the base policy."
 
 

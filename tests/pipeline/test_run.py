@@ -23,7 +23,7 @@ def world(tmp_path_factory):
 
 def test_a_run_on_a_users_own_model_prompts_and_rewards(world, tmp_path, capfd):
     """GPT-2, its own tokenizer, English questions, a Python function and a BERT judge: nothing of the playground."""
-    arguments = ["run", *own(world, tmp_path, *SMALL)]
+    arguments = ["run", *own(world, tmp_path, *SMALL, "refine.every=2")]
     assert main(arguments) == 0
     printed = capfd.readouterr().out
     assert "Predicted and realized" in printed

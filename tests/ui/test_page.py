@@ -124,8 +124,10 @@ def test_the_nearest_palettes_are_previewed_and_taken(browsed):
         card.hover()
         page.wait_for_selector("#plot .ghost", state="attached")
         wait_for_verdict(page, "Infeasible: ")  # a preview changes nothing
+        assert page.is_disabled("#copy-command")
         page.click(f"#{method}")
         wait_for_verdict(page, f"{nearest.solution.kl:.3f} nats")
+        assert page.is_enabled("#copy-command")
         page.wait_for_selector("#nearest", state="hidden")
 
 
@@ -206,6 +208,8 @@ def test_a_trained_run_shows_its_answers_and_realized_levels(browser, trained):
         assert "0.450 ± 0.050" in page.inner_text("#levels tbody tr:nth-child(1)")
         assert "0.200 nats" in page.inner_text("#figures .tuned").replace("\n", " ")
         assert page.locator("#level-0 .mark.tuned").is_visible()
+        assert "trained model 0.450 ± 0.050" in page.inner_text("#level-0 .note")
+        assert "measured" in page.inner_text("#figures .tuned")
         page.check("#measured input[value=true]", force=True)
         page.fill("#search", "prompt 2")
         page.wait_for_selector("#found:has-text('1 prompts')")
@@ -215,6 +219,7 @@ def test_a_trained_run_shows_its_answers_and_realized_levels(browser, trained):
         assert "of tuned" not in base
         assert "of tuned 5" in tuned
         set_level(page, 0, 0.5)
+        page.wait_for_selector("#figures .tuned:has-text('for its own targets')")
         page.click("#trained")
         wait_for_verdict(page, f"{solve_dual(matrix(), Palette({'value_0': 0.5, 'value_1': 0.25})).kl:.3f} nats")
         assert errors == []

@@ -79,6 +79,7 @@ const solve = latest(async () => {
     shown = { ...shown, solution };
     showVerdict(solution, shown.bands, start);
     $("command").textContent = solution.command;
+    $("copy-command").disabled = solution.kl === null; // the command would stop before training
     draw();
     if (of === version) follow_up();
   } catch (error) {

@@ -58,9 +58,10 @@ export class Sliders {
       root.classList.toggle("free", position === null);
       const base = (value.base_at[state.unit] - low) / (high - low);
       move(track.base, base);
-      span(track.fill, base, (thumb - low) / (high - low));
       const limit = limits ? limits[place] : null;
       const end = limit === null ? null : at(limit);
+      const reach = (thumb - low) / (high - low);
+      span(track.fill, base, end === null ? reach : Math.min(reach, Math.max(end, base)));
       move(track.limit, end !== null && end <= 1.001 ? end : null);
       span(track.beyond, end !== null && end < 1 ? end : null, 1);
       const level = solution && solution.values[place];
@@ -69,7 +70,7 @@ export class Sliders {
       const tuned = this.start.tuned && this.start.tuned.levels[place];
       move(track.tuned, tuned ? at(tuned.mean) : null);
       track.limit.firstChild.textContent = end === null ? "" : `limit ${limitText(value, state.unit, limit)}`;
-      note.replaceChildren(...this.note(value, level, band));
+      note.replaceChildren(...this.note(value, level, band), ...trainedNote(tuned));
       const spoken = limit === null ? "" : `, limit ${limitText(value, state.unit, limit)}`;
       range.setAttribute("aria-valuetext", `${number(thumb)}${position === null ? ", free" : ""}${spoken}`);
     });
@@ -83,6 +84,12 @@ export class Sliders {
     const cost = price || `+0.1 sd costs ${level.price < 0.01 ? level.price.toFixed(3) : level.price.toFixed(2)} nats`;
     return [el("span", {}, `predicted ${levelText(value, level.predicted)}${spread}`), el("span", {}, cost)];
   }
+}
+
+/** The realized level of a trained run, and whether it missed the run's own target. */
+function trainedNote(tuned) {
+  if (!tuned) return [];
+  return [el("span", {}, `trained model ${tuned.text}${tuned.met === false ? ", below its target" : ""}`)];
 }
 
 /** The ends of a slider, which include its position. */

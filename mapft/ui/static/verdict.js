@@ -27,23 +27,30 @@ export function showError(sentence) {
 }
 
 /** Always the same number of figures, so that nothing below them moves. */
-function figures({ kl, ess, rows, ess_per_prompt, margin, few }, bands, start) {
+function figures({ kl, ess, rows, ess_per_prompt, margin, few, values }, bands, start) {
   const none = kl === null;
   const interval = bands ? range(bands.kl) : "interval: being computed";
-  const samples = none ? "-" : Math.round(ess).toLocaleString("en");
+  const samples = none ? "none" : Math.round(ess).toLocaleString("en");
   const typical = none ? "no policy" : `${ess_per_prompt.toFixed(1)} for the median prompt`;
   const room = margin === null ? "-" : `${margin < 0 ? "−" : "+"}${Math.abs(margin).toFixed(2)}`;
   const reach = margin < 0 ? "too high, all targets together" : "until the palette is infeasible";
   const list = [
-    figure("kl", "KL to the base model", none ? "-" : nats(kl), "nats", none ? "no policy" : interval),
+    figure("kl", "KL to the base model", none ? "none" : nats(kl), none ? "" : "nats", none ? "no policy" : interval),
     figure(few ? "ess few" : "ess", "Effective samples", samples, `of ${rows.toLocaleString("en")}`, typical, none ? 0 : ess / rows),
     figure("margin", "Room for all targets", room, "sd", reach),
   ];
   if (start.tuned) {
     const [mean, ...measured] = start.tuned.kl;
-    list.push(figure("tuned", "KL of the trained model", nats(mean), "nats", `${measured.map((kl) => kl.toFixed(2)).join(" to ")}, measured`));
+    const here = values.every(({ target }, place) => sameTarget(target, start.tuned.targets[place], start.values[place].sd));
+    const more = `${measured.map((kl) => kl.toFixed(2)).join(" to ")}, ${here ? "measured" : "for its own targets"}`;
+    list.push(figure("tuned", "KL of the trained model", nats(mean), "nats", more));
   }
   return el("dl", { class: "figures" }, ...list);
+}
+
+/** Whether two targets, null for a free value, differ by less than a slider shows. */
+function sameTarget(one, other, sd) {
+  return one === null || other === null ? one === other : Math.abs(one - other) < 0.005 * sd;
 }
 
 const nats = (kl) => kl.toFixed(kl < 10 ? 3 : 2);
