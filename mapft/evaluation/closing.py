@@ -118,7 +118,7 @@ def _kl_to_target(evaluation: Evaluation) -> list[str]:
 
 
 def answer(evaluation: Evaluation) -> str:
-    """One sentence: which targets are met, and at what price: its ratio where the KL differs from 0, else the KL."""
+    """One sentence: which targets are met, and at what price: the KL and, where it differs from 0, its ratio."""
     judged = {name: value.gap_sd for name, value in evaluation.values.items() if value.gap_sd is not None}
     missed = [name for name in judged if not evaluation.values[name].met]
     short = ", ".join(f"{name} is {-(judged[name] or 0.0):.2f} sd short" for name in missed)
@@ -130,12 +130,11 @@ def answer(evaluation: Evaluation) -> str:
         reached = f"{len(judged) - len(missed)} of {len(judged)} targets are met ({short})"
     else:
         reached = f"{'The target is' if len(judged) == 1 else 'All targets are'} missed ({short})"
-    ratio = evaluation.price_ratio
+    kl, ratio = evaluation.tuned.kl.mean, evaluation.price_ratio
     if ratio and ratio.low > 0:
-        least = evaluation.tuned.kl.mean / ratio.mean
-        paid = f"{evaluation.tuned.kl.mean:.2f} nats of KL were paid where {least:.2f} have the same levels"
-        return f"{reached}; {paid} (price ratio {ratio.mean:.2f})."
-    return f"{reached}, at a KL of {evaluation.tuned.kl.mean:.2f} nats from the base policy."
+        least = f"the least for these levels is {kl / ratio.mean:.2f} (price ratio {ratio.mean:.2f})"
+        return f"{reached}, at a KL of {kl:.2f} nats from the base policy; {least}."
+    return f"{reached}, at a KL of {kl:.2f} nats from the base policy."
 
 
 @dataclass(frozen=True)

@@ -102,9 +102,8 @@ def infeasibility_sentence(matrix: ScoreMatrix, solution: DualSolution) -> str:
     mixture = " + ".join(f"{weight:.3g} {name}" for name, weight in weights.items())
     requested = sum(weight * solution.targets[name] for name, weight in weights.items())
     best = requested - solution.certificate.excess(matrix)
-    return (
-        f"Proof, in scores: the palette asks for {mixture} = {requested:.4g}, but the samples allow {best:.4g} at most."
-    )
+    asked = f"the palette asks for {mixture} = {requested:.4g}, but the samples allow {best:.4g} at most."
+    return f"Proof, in the unit of each score: {asked}"
 
 
 def _policy_sentence(matrix: ScoreMatrix, solution: DualSolution, analysis: Analysis) -> str:

@@ -26,6 +26,8 @@ from mapft.palette.problem import Problem
 from mapft.palette.solution import DualSolution
 from mapft.utils.errors import UserError
 
+Z95 = NormalDist().inv_cdf(0.975)  # half of a 95 % interval, in standard errors
+
 
 @dataclass(frozen=True)
 class StandardErrors:

@@ -60,8 +60,9 @@ class GuardedTracker:
 class Tracking(TrainerCallback):
     """Sends the metrics and completions of one training to the trackers; as a context manager, closes them.
 
-    job: name of the mode or the visit. run_name: of its run. beside: returns further metrics of every log.
-    steps_per_iteration: optimizer steps of one PPO iteration. completions: returns the columns of the last rollout.
+    job: name of the mode or the visit. run_name: of its run. extra_metrics: returns what every log
+    holds besides. steps_per_iteration: optimizer steps of one PPO iteration. completions: returns the columns of the
+    last rollout.
     """
 
     def __init__(
@@ -70,11 +71,11 @@ class Tracking(TrainerCallback):
         folder: RunFolder,
         job: str,
         run_name: str,
-        beside: Callable[[], Mapping[str, float]],
+        extra_metrics: Callable[[], Mapping[str, float]],
         steps_per_iteration: int,
     ) -> None:
         self.every, self.steps_per_iteration = config.tracking.completions_every, steps_per_iteration
-        self.beside = beside
+        self.extra_metrics = extra_metrics
         self.completions: Callable[[], Mapping[str, list[Any]]] = dict
         self.trackers = [GuardedTracker(name, Job(config, folder, job, run_name)) for name in config.tracking.names()]
 
@@ -97,7 +98,7 @@ class Tracking(TrainerCallback):
             step = state.global_step
             numbers = {name: value for name, value in logs.items() if isinstance(value, int | float)}
             for tracker in self.trackers:
-                tracker.log(step, {**numbers, **self.beside(), "step": step})
+                tracker.log(step, {**numbers, **self.extra_metrics(), "step": step})
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """The completions, every tracking.completions_every iterations."""

@@ -4,20 +4,17 @@
 otherwise, a metric is a mean over the responses of the current rollout on all processes.
 """
 
-from statistics import NormalDist
-
 EPISODES = "episodes"  # the axis of every chart
-Z95 = NormalDist().inv_cdf(0.975)  # half of a 95 % interval, in standard errors
 
 METRICS = {
     "map/scores/{value}": "mean of the raw score r_i over the current rollout",
-    "map/scores_low/{value}": "lower end of the 95 % interval of map/scores, by the responses of one rollout",
-    "map/scores_high/{value}": "upper end of that interval",
+    "map/scores_low/{value}": "map/scores - 1.96 sd/sqrt(B), taking the B responses of a process as independent",
+    "map/scores_high/{value}": "map/scores + 1.96 sd/sqrt(B)",
     "map/scores_std/{value}": "sd of the raw score r_i over the current rollout",
     "map/target/{value}": "the target c_i of the palette",
     "map/lam/{value}": "the multiplier lam_i in the reward of this rollout",
-    "map/lam_low/{value}": "lower end of the 95 % interval of lam_i, by its last estimate on rollouts",
-    "map/lam_high/{value}": "upper end of that interval",
+    "map/lam_low/{value}": "lam_i - 1.96 standard errors of its last estimate on rollouts, at least 0",
+    "map/lam_high/{value}": "lam_i + 1.96 standard errors of its last estimate on rollouts",
     "objective/kl": "mean of sum_t log pi/p_ref in nats: KL to the reference, p0 or the policy of the previous visit",
     "objective/entropy": "mean of -sum_t log pi",
     "objective/kl_least": "the least KL in nats that has the targets, by the pilot",

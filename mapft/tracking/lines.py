@@ -15,10 +15,10 @@ BAR_FORMAT = "{n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"
 
 
 class JsonLines(TrainerCallback):
-    """Appends every log of the trainer as one JSON line. beside: returns further metrics of every line."""
+    """Appends every log of the trainer as one JSON line. extra_metrics: returns what every line holds besides."""
 
-    def __init__(self, path: Path, beside: Callable[[], Mapping[str, float]] = dict) -> None:
-        self.path, self.beside = path, beside
+    def __init__(self, path: Path, extra_metrics: Callable[[], Mapping[str, float]] = dict) -> None:
+        self.path, self.extra_metrics = path, extra_metrics
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the lines that a killed run logged after the checkpoint from which this training starts."""
@@ -38,7 +38,7 @@ class JsonLines(TrainerCallback):
         """One line: step, then every metric (see mapft.tracking.glossary)."""
         if state.is_world_process_zero and logs:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs, **self.beside()}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs, **self.extra_metrics()}) + "\n")
 
 
 class LevelBar(ProgressCallback):

@@ -82,10 +82,10 @@ def fit(
     job, name = (folder.path.name, run_name) if run_name else (config.mode.name, folder.path.name)
     least_kl = {} if objective.kl is None else {"objective/kl_least": objective.kl}
 
-    def beside() -> dict[str, float]:
+    def extra_metrics() -> dict[str, float]:
         return {**lam.metrics, **least_kl}
 
-    tracking = Tracking(config, folder, job, name, beside, args.steps_per_iteration)
+    tracking = Tracking(config, folder, job, name, extra_metrics, args.steps_per_iteration)
     kl_coef = config.trainer.kl_coef
     reward = PaletteReward(models, lam.lam, kl_coef, lam.observe, objective.reference_lam, objective.base)
     replay = ReplayStore(args.replay_capacity, reward.price, list(objective.lam), stored)
@@ -97,7 +97,7 @@ def fit(
         replay=replay,
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        callbacks=[JsonLines(folder.logs, beside), lam, tracking],
+        callbacks=[JsonLines(folder.logs, extra_metrics), lam, tracking],
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(bar := LevelBar(objective.targets, objective.sd))

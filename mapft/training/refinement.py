@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mapft.config import RefineConfig
 from mapft.palette import Palette, ScoreMatrix, estimate, increment
-from mapft.tracking.glossary import Z95
+from mapft.palette.precision import Z95
 from mapft.utils.files import parsing, read_json, write_json
 
 CHECKPOINT_FILE = "refinement.json"  # in a checkpoint: the history, and the rollouts of later windows
@@ -65,7 +65,7 @@ class RefinedLambda(TrainerCallback):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The targets and, where lambda was estimated on rollouts, its 95 % interval."""
+        """Targets and, where lambda was estimated on rollouts, its 95 % interval (see mapft.tracking.glossary)."""
         metrics = {f"map/target/{name}": target for name, target in self.targets.items()}
         for name, error in standard_errors(self.history).items():
             metrics[f"map/lam_low/{name}"] = max(self.lam[name] - Z95 * error, 0.0)

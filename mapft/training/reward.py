@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mapft.palette.precision import Z95
 from mapft.rewards.loader import RewardModels
-from mapft.tracking.glossary import Z95
 from mapft.utils.text import text_of
 
 COLUMNS = "columns"  # of a dataset: the columns that scores read, as JSON

@@ -7,10 +7,10 @@ from typing import Any
 from mapft.palette import ScoreMatrix, Status, Uncertainty
 from mapft.palette.adjust import DEFAULT_FLOOR
 from mapft.palette.explain import display_units, format_number, infeasibility_sentence
+from mapft.palette.precision import Z95
 from mapft.ui.board import Board, View
 
 STATE = {Status.optimal: "feasible", Status.boundary: "boundary", Status.infeasible: "infeasible"}
-NORMAL_95 = 1.96  # standard errors on each side of a 95 % interval
 MIN_EFFECT = 0.05  # sd per sd; smaller effects on other values are not listed
 
 
@@ -84,7 +84,7 @@ def _value(view: View, board: Board, name: str) -> dict[str, Any]:
     return {
         "target": target,
         "predicted": finite(predicted),
-        "interval": around(predicted, NORMAL_95 * error),
+        "interval": around(predicted, Z95 * error),
         "price": price if priced else None,
         "text": {
             "base": format_number(board.matrix.base[name], sd),

@@ -183,8 +183,8 @@ def test_the_answer_is_one_sentence():
     missed = replace(both, values=both.values | {"c": value_result(gap_sd=-0.25, met=False)})
     priced = replace(missed, price_ratio=Estimate(1.258, 1.16, 1.37))
     assert closing.answer(priced) == (
-        "2 of 3 targets are met (c is 0.25 sd short); 0.20 nats of KL were paid where 0.16 have the same levels "
-        "(price ratio 1.26)."
+        "2 of 3 targets are met (c is 0.25 sd short), at a KL of 0.20 nats from the base policy; the least for these "
+        "levels is 0.16 (price ratio 1.26)."
     )
     assert closing.answer(replace(both, price_ratio=Estimate(0.3, 0.0, 12.0))) == f"All 2 targets are met{least}"
     none = replace(both, values={"c": value_result(gap_sd=-0.25, met=False)})

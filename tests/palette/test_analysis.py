@@ -136,7 +136,10 @@ def test_the_text_of_an_infeasible_palette_states_the_proof():
     palette = Palette({"a": 0.6, "b": 0.6})
     solution = solve_dual(matrix, palette, estimator="pooled")
     text = explain(matrix, solution)
-    assert "Proof, in scores: the palette asks for 1 a + 1 b = 1.2, but the samples allow 1 at most." in text
+    assert (
+        "Proof, in the unit of each score: the palette asks for 1 a + 1 b = 1.2, but the samples allow 1 at most."
+        in text
+    )
     assert solution_table(matrix, solution)["title"].startswith("infeasible: pooled, margin -0.200 sd")
     adjusted = adjustment_table(matrix, adjust(matrix, Palette({"a": 0.7, "b": 0.7}), estimator="pooled"))
     assert adjusted["title"] == "adjusted palette: interpolate"

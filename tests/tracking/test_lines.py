@@ -17,7 +17,7 @@ def state(step: int, main: bool = True) -> SimpleNamespace:
     return SimpleNamespace(global_step=step, is_world_process_zero=main, max_steps=40)
 
 
-def beside() -> dict[str, float]:
+def extra_metrics() -> dict[str, float]:
     return {"map/target/a": 1.0}
 
 
@@ -29,12 +29,12 @@ def log(lines: JsonLines, first: int, last: int) -> None:
 
 def test_a_resumed_run_logs_every_step_once(tmp_path):
     """Killed at step 7 in the middle of a line, resumed from the checkpoint of step 4."""
-    log(JsonLines(tmp_path / "uninterrupted.jsonl", beside), 0, 10)
+    log(JsonLines(tmp_path / "uninterrupted.jsonl", extra_metrics), 0, 10)
     resumed = tmp_path / "resumed.jsonl"
-    log(JsonLines(resumed, beside), 0, 7)
+    log(JsonLines(resumed, extra_metrics), 0, 7)
     with resumed.open("a") as file:
         file.write('{"step": 8, "obj')
-    log(JsonLines(resumed, beside), 4, 10)
+    log(JsonLines(resumed, extra_metrics), 4, 10)
     assert resumed.read_text() == (tmp_path / "uninterrupted.jsonl").read_text()
 
 

@@ -236,6 +236,17 @@ def test_few_effective_samples_are_a_warning(browsed):
     page.wait_for_selector("#nearest:visible")
 
 
+def test_without_a_target_there_is_nothing_to_run(browser, served):
+    with opened(browser, served) as (page, _):  # the browser reports each refused request
+        for number in range(3):
+            page.uncheck(f"#target-{number}")
+        wait_for_verdict(page, "The palette has no target; tick a value.")
+        assert page.is_disabled("#copy-command")
+        page.check("#target-0")
+        wait_for_verdict(page, "Feasible: ")
+        assert page.is_enabled("#copy-command")
+
+
 def test_texts_of_a_file_are_not_executed(browsed):
     page, _ = browsed
     page.wait_for_selector("#answers li")

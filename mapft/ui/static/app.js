@@ -79,11 +79,12 @@ const solve = latest(async () => {
     shown = { ...shown, solution };
     showVerdict(solution, shown.bands, start);
     $("command").textContent = solution.command;
-    $("copy-command").disabled = solution.kl === null; // the command would stop before training
+    $("copy-command").disabled = solution.kl === null; // a run would not train this palette
     draw();
     if (of === version) follow_up();
   } catch (error) {
     shown = { ...shown, solution: null, limits: null };
+    $("copy-command").disabled = true;
     showError(error.message);
     showNearest(null);
   }

@@ -70,7 +70,7 @@ export class Sliders {
       const tuned = this.start.tuned && this.start.tuned.levels[place];
       move(track.tuned, tuned ? at(tuned.mean) : null);
       track.limit.firstChild.textContent = end === null ? "" : `limit ${limitText(value, state.unit, limit)}`;
-      note.replaceChildren(...this.note(value, level, band), ...trainedNote(tuned));
+      note.replaceChildren(...this.note(value, level, band), ...realized(tuned));
       const spoken = limit === null ? "" : `, limit ${limitText(value, state.unit, limit)}`;
       range.setAttribute("aria-valuetext", `${number(thumb)}${position === null ? ", free" : ""}${spoken}`);
     });
@@ -87,7 +87,7 @@ export class Sliders {
 }
 
 /** The realized level of a trained run, and whether it missed the run's own target. */
-function trainedNote(tuned) {
+function realized(tuned) {
   if (!tuned) return [];
   return [el("span", {}, `trained model ${tuned.text}${tuned.met === false ? ", below its target" : ""}`)];
 }
