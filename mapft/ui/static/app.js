@@ -162,7 +162,7 @@ function hover(levels) {
   if (levels) cost();
 }
 const pair = () => state.pair.map((place) => start.values[place]);
-const hint = () => el("span", {}, "Click or drag to set both targets; arrow keys move the point. Grey dots are single answers of the base model; lines join equal cost when the other values are free.");
+const hint = () => el("span", {}, "Click or drag to set both targets; arrow keys move the point. Grey dots are single answers of the base model; with the other values free, lines join levels of equal KL, the bold one of your palette's KL, and the dotted line is the limit; the shaded region keeps the other targets.");
 const cost = latest(async () => {
   const levels = under;
   if (!levels) return;
