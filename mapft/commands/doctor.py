@@ -21,6 +21,7 @@ EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapf
     "gguf": "models in GGUF files (model.path=MODEL.gguf)",
     "tensorboard": "tracking=tensorboard",
     "dashboard": "mapft dashboard pushed to W&B",
+    "notebooks": "Jupyter for the notebooks of a clone",
     "sweeps": "hydra/launcher=gpus and slurm, hydra/sweeper=ppo",
 }
 OTHERS = {
