@@ -72,13 +72,6 @@ def opened(browser: Any, url: str, width: int = 1400, **options: Any) -> Iterato
         context.close()
 
 
-@contextmanager
-def browsing(url: str) -> Iterator[tuple[Any, list[str]]]:
-    """`opened` in a browser of its own."""
-    with launched() as browser, opened(browser, url) as page_and_errors:
-        yield page_and_errors
-
-
 def to_another_host(url: str) -> bool:
     return urlparse(url).scheme.startswith("http") and urlparse(url).hostname != "127.0.0.1"
 

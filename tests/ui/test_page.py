@@ -11,7 +11,7 @@ from mapft.palette import Palette, ScoreMatrix, adjust, bootstrap, largest_level
 from mapft.palette.explain import infeasibility_sentence
 from mapft.ui.page import METHODS
 from tests import axe
-from tests.ui.browser import CHROMIUM, browsing, launched, opened, serving, set_level, wait_for_verdict
+from tests.ui.browser import CHROMIUM, launched, opened, serving, set_level, wait_for_verdict
 from tests.ui.scores import matrix, scored_run, trained_run
 
 HOSTILE = "<img src=x onerror=window.hacked=1>${window.hacked=1}{{window.hacked=1}}<script>window.hacked=1</script>"
@@ -318,8 +318,8 @@ def test_touch_moves_the_palette_on_a_narrow_screen(browser, trained):
 
 
 @pytest.mark.slow
-def test_without_scores_the_page_shows_those_of_the_playground(tmp_path):
-    with serving(cwd=tmp_path) as url, browsing(url) as (page, errors):
+def test_without_scores_the_page_shows_those_of_the_playground(tmp_path, browser):
+    with serving(cwd=tmp_path) as url, opened(browser, url) as (page, errors):
         assert page.locator(".slider .name").all_inner_texts() == ["humor", "helpful", "harmless"]
         [run] = tmp_path.glob("runs/playground-*")
         scores = ScoreMatrix.from_parquet(run / "scores.parquet")
