@@ -12,4 +12,4 @@ export HF_HUB_OFFLINE=1 WANDB_MODE=offline OMP_NUM_THREADS=1
 .venv/bin/ruff format --check .
 .venv/bin/mypy
 .venv/bin/deptry mapft  # every dependency is declared and used
-exec .venv/bin/python -m pytest -n 2 --dist loadfile --durations=40 "$@"
+exec .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 "$@"

@@ -145,6 +145,7 @@ def test_the_page_is_valid_html_and_shows_hostile_text_as_text(written):
     text = " ".join(" ".join(tree.itertext()).split())
     assert "Targets by absolute: a 9" in text
     assert "Requested: a 9" in text
+    assert "The targets that were asked for are infeasible" in text
     for line in explain(*pilot()).splitlines():
         assert " ".join(line.split()) in text
     assert "mapft run '<b>'" in text

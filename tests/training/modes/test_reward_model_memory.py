@@ -52,6 +52,7 @@ def peak(world, folder: Path, values: int, *mode: str) -> int:
     return measured["peak"]
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_number_of_values(world, tmp_path):
     """Sequential mode with 2 and with 6 values; resident models, for comparison, take 4 more models."""
     sequential = [
