@@ -23,16 +23,18 @@ def print_duration(run: Run, policies: Mapping[str, PolicyConfig | None]) -> Non
     """The estimated duration of a run that has not begun, and of its parts. policies: that it evaluates."""
     pilot, measured = len(run.prompts.pilot) * run.config.sampling.samples_per_prompt, speed(run, run.prompts.pilot)
     rollouts = run.config.mode.scored_responses(run.config.trainer.total_episodes, pilot, run.folder)
-    parts = durations(batched_config(run), measured, pilot, rollouts)
+    shared = run.cache.has_table("samples", run.sampling_identity)
+    parts = durations(batched_config(run), measured, pilot, rollouts, new=0 if shared else pilot)
     parts["evaluation"] = math.fsum(evaluation_seconds(run, policy, measured) for policy in policies.values())
     listed = ", ".join(f"{name} {clock(seconds)}" for name, seconds in parts.items() if seconds)
     unknown = "" if rollouts else f", and the training, whose length mode={run.config.mode.name} does not tell before"
     run.console.print(f"This run takes about {clock(sum(parts.values()))}: {listed}{unknown}.", soft_wrap=True)
 
 
-def durations(config: Config, speed: Speed, pilot: int, rollouts: int) -> dict[str, float]:
+def durations(config: Config, speed: Speed, pilot: int, rollouts: int, new: int) -> dict[str, float]:
     """Seconds of sampling, scoring and training, of `pilot` and `rollouts` responses; processes share the training.
 
+    new: responses of the pilot that no other run has sampled, and so scored, before.
     A response of a rollout takes a pass under the policy and one under the reference, and in each of num_ppo_epochs an
     update, as do replay_batch stored responses in every optimizer step. An update is a pass and its backward pass,
     which takes as long where the weights are frozen, and a third one where the layers are recomputed.
@@ -45,8 +47,8 @@ def durations(config: Config, speed: Speed, pilot: int, rollouts: int) -> dict[s
         updates += trainer.warm_start_passes * pilot / processes
     passes_per_update = 3 if trainer.gradient_checkpointing else 2
     return {
-        "sampling": speed.sampling * (pilot + rollouts_here),
-        "scoring": speed.scoring * (pilot + rollouts_here),
+        "sampling": speed.sampling * (new + rollouts_here),
+        "scoring": speed.scoring * (new + rollouts_here),
         "training": speed.forward * (2 * rollouts_here + passes_per_update * updates),
     }
 

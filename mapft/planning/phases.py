@@ -54,10 +54,10 @@ class Phases:
         embeddings = self.policy.get_base_model().get_output_embeddings()
         self.features, self.vocabulary = embeddings.in_features, embeddings.weight.size(0)
         self._mode, self._peaks = FakeTensorMode(), dict[Any, float]()
-        depth, (few, many) = len(decoder_layers(self.policy)), TRACED_LAYERS
-        slope = (depth - many) / (many - few)
-        weights = {None: 1.0} if depth <= many else {many: 1 + slope, few: -slope}
-        self._traced = [(self._fake(meta_policy(config, layers)), weight) for layers, weight in weights.items()]
+        self._depth, first = len(decoder_layers(self.policy)), first_trained_layer(self.policy)
+        self._backward_depth = self._depth - first  # without checkpointing, the layers below keep no activations
+        numbers = [None] if self._depth <= max(TRACED_LAYERS) else TRACED_LAYERS
+        self._traced = [self._fake(meta_policy(config, layers, first)) for layers in numbers]
 
     def generation(self, rows: int, batch: int) -> dict[str, float]:
         """Prefill and decoding of `rows` responses of a batch, for all of which random numbers are sampled."""
@@ -103,7 +103,8 @@ class Phases:
         def step(policy: Any, tracker: MemoryTracker) -> None:
             sum(self._response_log_probs(policy, size).sum() for size in batches).backward()
 
-        for policy, _ in self._traced:
+        depth = self._depth if checkpointing else self._backward_depth
+        for policy in self._traced:
             policy.train()
             if checkpointing:
                 causal = policy.get_base_model()
@@ -111,9 +112,9 @@ class Phases:
                 causal.enable_input_require_grads()
         try:
             with self._autocast():
-                return self._peak(("update", rows, checkpointing), step)
+                return self._peak(("update", rows, checkpointing), step, depth)
         finally:
-            for policy, _ in self._traced:
+            for policy in self._traced:
                 policy.eval()
                 if checkpointing:
                     policy.get_base_model().gradient_checkpointing_disable()
@@ -123,10 +124,14 @@ class Phases:
     def _feature_bytes(self) -> float:
         return self.config.trainer.rows_per_iteration * self.tokens * self.features * self.policy.dtype.itemsize
 
-    def _peak(self, key: Any, run: Callable[[Any, MemoryTracker], Any]) -> float:
-        """Of run(policy, tracker) on fake tensors, extrapolated to all layers. key: names the pass."""
+    def _peak(self, key: Any, run: Callable[[Any, MemoryTracker], Any], depth: int | None = None) -> float:
+        """Of run(policy, tracker) on fake tensors, extrapolated to so many layers, or all. key: names the pass."""
         if key not in self._peaks:
-            self._peaks[key] = sum(weight * self._traced_peak(policy, run) for policy, weight in self._traced)
+            peak, *more = [self._traced_peak(policy, run) for policy in self._traced]
+            layers = self._depth if depth is None else depth
+            few, many = (min(traced, layers) for traced in TRACED_LAYERS)
+            slopes = [(other - peak) / max(many - few, 1) for other in more]
+            self._peaks[key] = peak + sum(slope * (layers - few) for slope in slopes)
         return self._peaks[key]
 
     def _traced_peak(self, policy: Any, run: Callable[[Any, MemoryTracker], Any]) -> float:
@@ -187,8 +192,8 @@ def _ids(rows: int, width: int) -> Any:
 # ---------------------------------------------------------------------- models without weights
 
 
-def meta_policy(config: Config, layers: int | None = None) -> Any:
-    """The policy on the meta device with LoRA and fused LM head. layers: keep the first of them only."""
+def meta_policy(config: Config, layers: int | None = None, first: int = 0) -> Any:
+    """The policy on the meta device with LoRA and fused LM head. layers: keep so many of them only, from `first` on."""
     from peft import get_peft_model
     from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 
@@ -216,7 +221,10 @@ def meta_policy(config: Config, layers: int | None = None) -> Any:
         parameter.data = parameter.data.float()
     switch_off_dropout(policy)
     if layers is not None:
-        del decoder_layers(policy)[layers:]
+        decoder = decoder_layers(policy)
+        first = min(first, len(decoder) - layers)
+        del decoder[first + layers :]
+        del decoder[:first]
     return policy
 
 
@@ -230,6 +238,12 @@ def decoder_layers(policy: Any) -> Any:
     count = getattr(policy.config.get_text_config(), "num_hidden_layers", 0)
     lists = (m for m in policy.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count)
     return next(lists, [])
+
+
+def first_trained_layer(policy: Any) -> int:
+    """Number of the first decoder layer with an adapter; 0 where there is none."""
+    trained = (any(p.requires_grad for p in layer.parameters()) for layer in decoder_layers(policy))
+    return next((number for number, has_adapter in enumerate(trained) if has_adapter), 0)
 
 
 def _to_fake(policy: Any) -> None:

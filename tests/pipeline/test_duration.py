@@ -8,10 +8,12 @@ import pytest
 from mapft.cli import main
 from mapft.commands.composed import with_config
 from mapft.config import PolicyConfig
+from mapft.pipeline import duration
 from mapft.pipeline.artifacts import Speed, read_speed
 from mapft.pipeline.duration import durations, evaluation_seconds
 from mapft.pipeline.prompts import render_prompts
 from mapft.pipeline.run import Run
+from mapft.pipeline.sample import sample
 from tests import worlds
 from tests.worlds import SMALL, own
 
@@ -53,9 +55,25 @@ def test_the_parts_are_counts_times_seconds_per_response(world, tmp_path, monkey
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     trainer = [f"trainer.{setting}" for setting in ("num_ppo_epochs=3", "replay_batch=0", *more)]
     config = configured(own(world, tmp_path, *SMALL, *trainer))
-    parts = durations(config, Speed(sampling=1.0, scoring=2.0, forward=4.0), pilot=1000, rollouts=1900)
+    parts = durations(config, Speed(sampling=1.0, scoring=2.0, forward=4.0), pilot=1000, rollouts=1900, new=1000)
     assert list(parts) == ["sampling", "scoring", "training"]
     assert tuple(parts.values()) == pytest.approx(expected)
+
+
+def test_a_pilot_that_another_run_has_sampled_takes_no_time(world, tmp_path, monkeypatch, capfd):
+    """2 s to generate a response, no time for the rest."""
+    monkeypatch.setattr(duration, "speed", lambda run, rows: Speed(2.0, 0.0, 0.0))
+    first, second = (
+        Run(configured(own(world, tmp_path, *SMALL, palette=f"+palette.quantiles.vowels={q}"))) for q in (0.6, 0.7)
+    )
+    printed = []
+    for run in (first, second):
+        render_prompts(run)
+        duration.print_duration(run, {})
+        printed.append(seconds(*re.search(f"sampling {CLOCK}", capfd.readouterr().out).groups()))
+        sample(run)
+    pilot = len(first.prompts.pilot) * first.config.sampling.samples_per_prompt
+    assert printed[0] - printed[1] == 2 * pilot
 
 
 def test_decoding_takes_as_long_as_its_candidates(world, tmp_path):
