@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 from mapft.playground.cache import cache_folder
-from mapft.utils.terminal import make_console, print_table
+from mapft.utils.terminal import make_console, print_definitions
 
 EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapft itself
     "deepspeed": "ZeRO-2 and ZeRO-3 (mapft launch zero2)",
@@ -33,7 +33,7 @@ LEAST_FREE = 5e9  # bytes; the weights of a model come on top
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the table. state: ok, missing (an optional part), or wrong."""
+    """One line of the list. state: ok, missing (an optional part), or wrong."""
 
     subject: str
     finding: str
@@ -49,11 +49,16 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the findings; exit code 0, or 2 where a run could not work."""
     results = list(findings())
     marks = {"ok": "✓", "missing": "-", "wrong": "✗"}
-    rows = [[f"{marks[each.state]} {each.subject}", each.finding, each.remedy] for each in results]
-    print_table(make_console(), ["subject", "finding", "remedy, or what it would add"], rows)
+    print_definitions(
+        make_console(),
+        [
+            (f"{marks[each.state]} {each.subject}", "; ".join(filter(None, (each.finding, each.remedy))))
+            for each in results
+        ],
+    )
     wrong = [each.subject for each in results if each.state == "wrong"]
     print(
-        f"A run would fail because of {', '.join(wrong)}; see the table."
+        f"A run would fail because of {', '.join(wrong)}; see above."
         if wrong
         else "Everything that a run needs is installed."
     )
@@ -61,7 +66,7 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 def findings() -> Iterator[Finding]:
-    """Everything that is looked at, in the order of the table."""
+    """Everything that is looked at, in the order of the list."""
     yield _fits("Python", platform.python_version(), str(metadata("mapft")["Requires-Python"]))
     yield from _packages()
     yield from _devices()

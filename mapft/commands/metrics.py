@@ -3,6 +3,7 @@
 import argparse
 
 from mapft.tracking.glossary import METRICS
+from mapft.utils.terminal import make_console, print_definitions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,5 +12,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """One line per metric."""
-    width = max(map(len, METRICS))
-    print("\n".join(f"{name:<{width}}  {meaning}" for name, meaning in METRICS.items()))
+    print_definitions(make_console(), list(METRICS.items()))

@@ -3,6 +3,7 @@
 Text is printed literally: paths, names and prompts may contain square brackets, which rich would read as markup.
 """
 
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from rich.text import Text
 NO_BREAK = "\N{NO-BREAK SPACE}"  # in a heading, keeps two words on one line; printed as a space
 GAP = 1  # spaces between two columns of a table
 UNLIMITED = 10_000  # columns
+LEAST_TEXT = 20  # characters of a line that a wrapped meaning has at least
 LOG_SECONDS = 15.0  # between two lines of one task in a log file
 
 
@@ -140,6 +142,19 @@ def print_table(
         _print_records(console, headings, rows)
     if caption:
         console.print(caption, soft_wrap=True)
+
+
+def print_definitions(console: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Names and what they mean, side by side: on a terminal the meaning is wrapped, in a log each is one line."""
+    column = max(len(name) for name, _ in rows) + 2
+    for name, meaning in rows:
+        text = f"{name:<{column}}{meaning}"
+        if console.is_terminal:
+            width = max(console.width, column + LEAST_TEXT)
+            text = textwrap.fill(
+                text, width, subsequent_indent=" " * column, break_long_words=False, break_on_hyphens=False
+            )
+        console.print(text, soft_wrap=True)
 
 
 def _width(console: Console, table: Table) -> int:

@@ -42,7 +42,7 @@ def test_what_is_wrong_is_named_with_a_remedy(capfd, monkeypatch):
     )
     assert main(["doctor"]) == 2
     said = capfd.readouterr().out
-    assert "A run would fail because of peft, trl, cache; see the table." in said.replace("\n", " ")
+    assert "A run would fail because of peft, trl, cache; see above." in said.replace("\n", " ")
     assert "pip install 'mapft[tensorboard]'" in said, "brackets are not markup"
 
 

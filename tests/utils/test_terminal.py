@@ -6,7 +6,7 @@ from io import StringIO
 import pytest
 
 from mapft.utils import terminal
-from mapft.utils.terminal import LogLines, make_console, print_table, progress
+from mapft.utils.terminal import LogLines, make_console, print_definitions, print_table, progress
 
 NAMES = ["kind_words", "perplexity", "humor", "helpful", "harmless", "coherence", "a_rather_long_name_of_a_value"]
 NAMES += ["diversity", "positive", "brief", "keywords", "json"]
@@ -48,6 +48,19 @@ def test_a_table_that_fits_exactly_is_a_table_and_a_narrower_console_gets_record
     records = printed(lambda console: print_table(console, HEADINGS, rows), width - 1).splitlines()
     assert records[:3] == ["kind_words", "  base           -12.345", "  target         free"]
     assert len(records) == 3 * (len(HEADINGS) - 1)  # a cell without text has no line
+
+
+def test_definitions_wrap_on_a_terminal_below_their_own_beginning_and_are_one_line_in_a_log():
+    rows = [("objective/kl", "mean of a ratio in nats"), ("lam", f"see {MARKUP[1]}/{'x' * 30}")]
+    on_terminal = printed(lambda console: print_definitions(console, rows), 34, force_terminal=True)
+    assert on_terminal.splitlines() == [
+        "objective/kl  mean of a ratio in",
+        "              nats",
+        "lam           see",
+        f"              {MARKUP[1]}/{'x' * 30}",
+    ]
+    in_a_log = printed(lambda console: print_definitions(console, rows), 34)
+    assert in_a_log.splitlines() == [f"objective/kl  {rows[0][1]}", f"lam           {rows[1][1]}"]
 
 
 def test_first_cells_wrap_at_spaces_before_records_are_printed():
