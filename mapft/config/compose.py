@@ -1,6 +1,6 @@
 """Composing settings with Hydra: conf/, the dataclasses as its schema, and overrides from the command line.
 
-This file and the command line are all that knows Hydra; everything else receives plain dataclasses.
+This file, sweep_callback and the command line are all that knows Hydra; everything else receives plain dataclasses.
 """
 
 import dataclasses
