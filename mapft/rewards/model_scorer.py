@@ -37,6 +37,14 @@ class ModelScore(Score):
     auto_class: ClassVar[str]  # the class of transformers that loads the model
     role: ClassVar[str]  # what the model is called in messages
 
+    @property
+    def stored_rows(self) -> int:
+        return 128
+
+    def order(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[int]:
+        """The longest texts first, so that those of similar length are in one batch."""
+        return sorted(range(len(responses)), key=lambda row: -len(prompts[row]) - len(responses[row]))
+
     def files(self) -> list[str]:
         return [self.path]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mapft.config.fields import setting
 from mapft.rewards.endpoint import Endpoint, EndpointScore
-from mapft.rewards.score import NO_COLUMNS, Columns, DeclaredScore, WithoutWeights, slice_columns
+from mapft.rewards.score import NO_COLUMNS, Columns, DeclaredScore, WithoutWeights
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable
 
@@ -58,7 +58,7 @@ class RemoteScorer(WithoutWeights):
                 x, y = (list(map(encodable, texts[rows])) for texts in (prompts, responses))
                 content: dict[str, Any] = {"prompts": x, "responses": y}
                 if columns:
-                    content["columns"] = {name: list(part) for name, part in slice_columns(columns, rows).items()}
+                    content["columns"] = {name: list(values[rows]) for name, values in columns.items()}
                 scores += self._scores(self.endpoint.post(client, content), len(y))
         return self.settings.sign * np.asarray(scores, dtype=float)
 

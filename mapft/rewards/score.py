@@ -109,6 +109,10 @@ class Score(ABC):
         """Responses whose scores are stored at a time, so that interrupted scoring continues after them."""
         return 1024
 
+    def order(self, prompts: Sequence[str], responses: Sequence[str]) -> Sequence[int]:
+        """Numbers of the responses in the order in which they are scored."""
+        return range(len(responses))
+
     def files(self) -> list[str]:
         """Paths that the scores depend on besides the settings: when they change, texts are scored again."""
         return []
@@ -167,11 +171,6 @@ def columns_read(name: str, score: Score, available: Collection[str]) -> list[st
 def own_columns(name: str, score: Score, columns: Columns) -> dict[str, Sequence[Any]]:
     """Those of the columns that value `name` reads; UserError for one that is missing."""
     return {column: columns[column] for column in columns_read(name, score, columns)}
-
-
-def slice_columns(columns: Columns, rows: slice) -> dict[str, Sequence[Any]]:
-    """The columns of some rows."""
-    return {name: values[rows] for name, values in columns.items()}
 
 
 def check_template(name: str, template: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from mapft.palette import ScoreMatrix
 from mapft.rewards import Score
-from mapft.rewards.score import NO_COLUMNS, Columns, own_columns, slice_columns
+from mapft.rewards.score import NO_COLUMNS, Columns, own_columns
 from mapft.utils.errors import UserError
 from mapft.utils.files import locked, read_array, remove_leftovers, write_array
 
@@ -50,26 +50,28 @@ def _scores_of(
     progress: Callable[[str, int, int], None],
     folder: Path | None,
 ) -> np.ndarray:
-    """(N,) of one value."""
+    """(N,) of one value, in the order of the texts."""
     complete = folder / "scores.npy" if folder else None
     if complete and complete.exists():
         return read_array(complete)
+    order = score.order(prompts, responses)
     scorer, parts, chunks = None, [], []
-    for start in range(0, len(responses), score.stored_rows):
-        end = min(start + score.stored_rows, len(responses))
-        rows = slice(start, end)
-        chunk = folder / f"{start}-{end}.npy" if folder else None
+    for start in range(0, len(order), score.stored_rows):
+        rows = order[start : start + score.stored_rows]
+        chunk = folder / f"{start}-{start + len(rows)}.npy" if folder else None
         if chunk and chunk.exists():
             parts.append(read_array(chunk))
         else:
             scorer = scorer or score.load(name)
-            part = scorer.score(prompts[rows], responses[rows], slice_columns(columns, rows))
-            parts.append(check_finite(name, part, start))
+            own = {column: [values[row] for row in rows] for column, values in columns.items()}
+            part = scorer.score([prompts[row] for row in rows], [responses[row] for row in rows], own)
+            parts.append(check_finite(name, part, rows))
             if chunk:
                 write_array(chunk, parts[-1])
         chunks.append(chunk)
-        progress(name, end, len(responses))
-    scores_N = np.concatenate(parts)
+        progress(name, start + len(rows), len(order))
+    scores_N = np.empty(len(order))
+    scores_N[order] = np.concatenate(parts)
     if complete:
         write_array(complete, scores_N)
         for chunk in filter(None, chunks):
@@ -77,12 +79,13 @@ def _scores_of(
     return scores_N
 
 
-def check_finite(name: str, scores_N: np.ndarray, first_row: int = 0) -> np.ndarray:
-    """The scores; UserError for the first that is not finite. first_row: number of their first response."""
+def check_finite(name: str, scores_N: np.ndarray, rows: Sequence[int] | None = None) -> np.ndarray:
+    """The scores; UserError for the first that is not finite. rows: numbers of their responses; None: from 0 on."""
     invalid = np.flatnonzero(~np.isfinite(scores_N))
     if len(invalid):
         raise UserError(
-            f"The score {name!r} is {scores_N[invalid[0]]} for response {first_row + invalid[0]}; missing scores "
+            f"The score {name!r} is {scores_N[invalid[0]]} for response "
+            f"{rows[invalid[0]] if rows else invalid[0]}; missing scores "
             "are not replaced, so give a finite number for every response."
         )
     return scores_N

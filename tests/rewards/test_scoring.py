@@ -37,3 +37,16 @@ def test_a_score_that_is_not_finite_names_its_value_and_response():
     broken = parse({"bad": {"kind": "function", "target": "tests.worlds:broken"}})
     with pytest.raises(UserError, match="'bad' is nan for response 2"):
         score_texts(broken, ["p"] * 4, ["r"] * 4, [0] * 4)
+
+
+def test_a_model_scores_the_longest_texts_first_and_in_the_order_of_the_responses(models, monkeypatch):
+    settings = {"kind": "classifier", "path": models["judge"], "label": 1}
+    scores, responses = parse({"judge": settings}), ["a", "bb c", "a b c d", "d e", "aa"]
+    alone = [score_texts(scores, ["p"], [response], [0]).scores[0, 0] for response in responses]
+    monkeypatch.setattr(type(scores["judge"]), "stored_rows", 2)
+    seen = []
+    together = score_texts(scores, ["p"] * 5, responses, [0] * 5, lambda *done: seen.append(done)).scores[:, 0]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    assert len(set(alone)) == 5
+    assert seen == [("judge", 2, 5), ("judge", 4, 5), ("judge", 5, 5)]
+    assert scores["judge"].order(["p"] * 5, responses) == [2, 1, 3, 4, 0]
