@@ -1,7 +1,9 @@
 """The command line. Truth: exit codes, one sentence on stderr, and what is on disk."""
 
+import logging
 import subprocess
 import sys
+from io import StringIO
 
 import pytest
 
@@ -117,6 +119,17 @@ def test_invalid_input_is_one_sentence_and_writes_nothing(world, tmp_path, capfd
     assert "Traceback" not in said
     assert len([line for line in said.splitlines() if line.startswith("mapft:")]) == 1
     assert not list(tmp_path.rglob("adapter"))
+
+
+def test_transformers_does_not_report_missing_weights_as_well(world, tmp_path):
+    log = StringIO()
+    logger, handler = logging.getLogger("transformers"), logging.StreamHandler(log)
+    logger.addHandler(handler)
+    try:
+        assert main(["run", *own(world, tmp_path, f"rewards.judge.path={world['model']}")]) == 2
+    finally:
+        logger.removeHandler(handler)
+    assert "LOAD REPORT" not in log.getvalue()
 
 
 def test_unknown_command(capfd):

@@ -87,6 +87,8 @@ def _quiet_libraries() -> None:
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
+    loading = logging.getLogger("transformers.modeling_utils")  # utils/weights.py reports the same in one sentence
+    loading.addFilter(lambda record: "LOAD REPORT" not in record.getMessage())
     for name in ("bitsandbytes.backends.cpu.ops", "DeepSpeed"):  # about kernels and accelerators that a CPU lacks
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing", FutureWarning)  # of transformers, by PEFT and TRL
