@@ -36,20 +36,23 @@ def durations(config: Config, speed: Speed, pilot: int, rollouts: int, new: int)
 
     new: responses of the pilot that no other run has sampled, and so scored, before.
     A response of a rollout takes a pass under the policy and one under the reference, and in each of num_ppo_epochs an
-    update, as do replay_batch stored responses in every optimizer step. An update is a pass and its backward pass,
-    which takes as long where the weights are frozen, and a third one where the layers are recomputed.
+    update, as do replay_batch stored responses in every optimizer step; for replay the pilot takes a pass under the
+    reference. An update is a pass and its backward pass, which takes as long where the weights are frozen, and a third
+    one where the layers are recomputed.
     """
     trainer, processes = config.trainer, int(os.environ.get("WORLD_SIZE", "1"))
     rows = trainer.rows_per_iteration
     rollouts_here = rows * math.ceil(rollouts / (rows * processes))
     updates = rollouts_here * trainer.num_ppo_epochs * (1 + trainer.replay_batch / trainer.rows_per_step)
+    passes = 2.0 * rollouts_here
     if rollouts and trainer.replay_batch:
         updates += trainer.warm_start_passes * pilot / processes
+        passes += pilot / processes
     passes_per_update = 3 if trainer.gradient_checkpointing else 2
     return {
         "sampling": speed.sampling * (new + rollouts_here),
         "scoring": speed.scoring * (new + rollouts_here),
-        "training": speed.forward * (2 * rollouts_here + passes_per_update * updates),
+        "training": speed.forward * (passes + passes_per_update * updates),
     }
 
 

@@ -22,6 +22,7 @@ from mapft.ppo.replay import Group, flattened
 from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
 from mapft.utils.forward import Head, causal_model
 from mapft.utils.seeds import derive_seed
+from mapft.utils.terminal import make_console, progress
 
 LOG_RATIO = "log_ratio"  # the argument of reward functions that has log pi(y|x)/p0(y|x) of each response
 ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
@@ -149,12 +150,15 @@ class RolloutTrainer(ResumableTrainer):
         rows = self.args.local_rollout_forward_batch_size
         passes = max(gather_object([math.ceil(len(completion_ids) / rows)]))
         logp: list[float] = []
-        for number in range(passes):
-            part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
-            batch = self.batch_of(prompt_ids[part], completion_ids[part])
-            with self.reference() as reference:
-                logp_BT, _ = self.log_probs(reference, batch, features=False)
-            logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
+        quiet = self.args.disable_tqdm or not self.accelerator.is_main_process
+        with progress(make_console(stderr=True, quiet=quiet)) as update:
+            for number in range(passes):
+                part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
+                batch = self.batch_of(prompt_ids[part], completion_ids[part])
+                with self.reference() as reference:
+                    logp_BT, _ = self.log_probs(reference, batch, features=False)
+                logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
+                update("log p0 of stored responses, in passes", number + 1, passes)
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
 

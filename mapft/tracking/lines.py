@@ -62,11 +62,9 @@ class LevelBar(ProgressCallback):
             super().on_train_begin(args, state, control)
             if self.training_bar is not None:
                 self.training_bar.bar_format = BAR_FORMAT
-        elif state.is_world_process_zero:
-            self.lines("training", state.global_step, state.max_steps)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """One step more."""
+        """One step more; lines tell the time by the steps after the first, which also prepares the stored responses."""
         if self.lines is None:
             super().on_step_end(args, state, control)
         elif state.is_world_process_zero:

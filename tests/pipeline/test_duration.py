@@ -40,14 +40,15 @@ def seconds(hours: str, minutes: str, rest: str) -> int:
     [
         # 1000 + 1920 responses; 1920 * (2 passes + 3 epochs * 2 passes)
         ([], 1, (2920, 5840, 4 * 8 * 1920)),
-        # each epoch 8 stored ones per 16, and 2 passes over the pilot's 1000: 3 * 2880 + 2000 updates of 3 passes
+        # log p0 of the pilot's 1000; each epoch 8 stored ones per 16, and 2 passes over the pilot: 3 * 2880 + 2000
+        # updates of 3 passes
         (
             ["replay_batch=8", "warm_start_passes=2", "gradient_checkpointing=true"],
             1,
-            (2920, 5840, 4 * (2 * 1920 + 3 * 10_640)),
+            (2920, 5840, 4 * (2 * 1920 + 1000 + 3 * 10_640)),
         ),
         # of two processes; 3 * 1440 + 1000 updates
-        (["replay_batch=8", "warm_start_passes=2"], 2, (1960, 3920, 4 * (2 * 960 + 2 * 5320))),
+        (["replay_batch=8", "warm_start_passes=2"], 2, (1960, 3920, 4 * (2 * 960 + 500 + 2 * 5320))),
     ],
 )
 def test_the_parts_are_counts_times_seconds_per_response(world, tmp_path, monkeypatch, more, processes, expected):

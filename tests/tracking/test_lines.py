@@ -65,13 +65,13 @@ def train(bar: LevelBar) -> None:
 
 @pytest.mark.parametrize("width", ["40", "80"])
 def test_a_log_file_gets_one_line_with_all_names_at_a_time(monkeypatch, capfd, width):
-    """Resumed at step 20, one step per second: the gaps are (1.2 - 1.5) / 1 and (-2 + 2.5) / 2."""
+    """Resumed at step 20, one step per second after the first: the gaps are (1.2 - 1.5) / 1 and (-2 + 2.5) / 2."""
     clock = iter(range(1000))
     monkeypatch.setattr(terminal.time, "monotonic", lambda: float(next(clock)))
     monkeypatch.setenv("COLUMNS", width)
     train(level_bar())
     assert capfd.readouterr().err.splitlines() == [
-        "training: 35 of 40, 0:00:05 left; kind_words -0.30, perplexity +0.25 sd; KL 0.21",
+        "training: 36 of 40, 0:00:04 left; kind_words -0.30, perplexity +0.25 sd; KL 0.21",
         "training: 40 of 40; kind_words -0.30, perplexity +0.25 sd; KL 0.21",
     ]
 
