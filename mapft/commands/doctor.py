@@ -49,13 +49,9 @@ def main(arguments: argparse.Namespace) -> int:
     """Print the findings; exit code 0, or 2 where a run could not work."""
     results = list(findings())
     marks = {"ok": "✓", "missing": "-", "wrong": "✗"}
-    print_definitions(
-        make_console(),
-        [
-            (f"{marks[each.state]} {each.subject}", "; ".join(filter(None, (each.finding, each.remedy))))
-            for each in results
-        ],
-    )
+    texts = ["; ".join(filter(None, (each.finding, each.remedy))) for each in results]
+    names = [f"{marks[each.state]} {each.subject}" for each in results]
+    print_definitions(make_console(), list(zip(names, texts, strict=True)))
     wrong = [each.subject for each in results if each.state == "wrong"]
     print(
         f"A run would fail because of {', '.join(wrong)}; see above."

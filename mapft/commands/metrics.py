@@ -11,5 +11,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """One line per metric."""
+    """Every metric and what it is."""
     print_definitions(make_console(), list(METRICS.items()))
