@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import os
 import re
 import resource
 import shutil
@@ -48,7 +47,7 @@ def test_a_full_disk(undisturbed, tmp_path):
     for stage, *limits in LIMITS:
         for largest in limits:
             before = {path: path.read_bytes() for path in output.rglob("*.parquet")}
-            full = Victim(stage, overrides, log, preexec_fn=partial(limit, largest))
+            full = Victim(stage, overrides, log, prepare=partial(limit, largest))
             one_sentence(full, 2, "cannot be written", "free space")
             assert torn(output) == [], (stage, largest)
             assert {path: path.read_bytes() for path in before} == before
@@ -85,11 +84,18 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
 def test_a_folder_that_cannot_be_written(undisturbed, tmp_path):
     world, _ = undisturbed
     (tmp_path / "out").mkdir(mode=0o555)
-    # Root may write anywhere while it has this capability.
-    drop = lambda: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0) if os.geteuid() == 0 else None  # noqa: E731
-    victim = Victim("run", settings(world, tmp_path / "out"), tmp_path / "calls", preexec_fn=drop)
+    victim = Victim("run", settings(world, tmp_path / "out"), tmp_path / "calls", prepare=obey_permissions)
     one_sentence(victim, 2, str(tmp_path / "out"), "cannot be written")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def obey_permissions() -> None:
+    """Root may write anywhere while CAP_DAC_OVERRIDE (bit 1) is among its effective capabilities."""
+    version_3_of_this_process, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    libc = ctypes.CDLL(None)
+    libc.capget(version_3_of_this_process, sets)
+    sets[0] &= ~0b10
+    libc.capset(version_3_of_this_process, sets)
 
 
 @pytest.mark.parametrize(("fault", "call"), [("raises", 1), ("hangs", 4), ("raises", 9)])

@@ -26,30 +26,54 @@ def trained_log_probs(folder: Path, reward_PY: np.ndarray, **settings) -> np.nda
     return tabular.log_probs(trainer.model.eval())
 
 
+def by_value(scores_PYV: np.ndarray) -> list[tabular.TableReward]:
+    return [tabular.TableReward(scores_PYV[:, :, v], name=f"value_{v}") for v in range(scores_PYV.shape[-1])]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, world):
+    """A trainer after CLOSE, with one reward function per value and LAM as their weights."""
+    functions = by_value(world[1])
+    trainer = make_trainer(tmp_path_factory.mktemp("ppo"), functions, reward_weights=LAM.tolist(), **CLOSE)
+    trainer.train()
+    return trainer
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("kl_coef", [1.0, 0.25])
-def test_reaches_p_lam_for_every_kl_coef(tmp_path, world, kl_coef):
-    """R = kl_coef * lam.r with weight kl_coef: KL(pi||p_lam) <= .01 nats (a network's own floor here is about .005)."""
+def test_reaches_p_lam(trained, world):
+    """KL(pi||p_lam) <= .01 nats (a network's own floor here is about .005)."""
     log_p0, scores, log_p_lam = world
     assert tabular.kl(log_p_lam, log_p0) > 0.4
-    trainer = make_trainer(tmp_path, [tabular.TableReward(kl_coef * scores @ LAM)], kl_coef=kl_coef, **CLOSE)
-    trainer.train()
-    log_pi = tabular.log_probs(trainer.model.eval())
+    log_pi = tabular.log_probs(trained.model.eval())
     assert tabular.kl(log_pi, log_p_lam) <= 0.01
-    ess = [line["objective/ess"] for line in trainer.state.log_history if "objective/ess" in line]
+    ess = [line["objective/ess"] for line in trained.state.log_history if "objective/ess" in line]
     assert ess[0] < 0.8 < 0.95 < ess[-1]  # E_p0[w^2] at first; at the end 1 / (1 + chi^2) of the remaining difference
     measured, predicted = (levels(log_p, scores) for log_p in (log_pi, log_p_lam))
     np.testing.assert_allclose(measured, predicted, atol=0.03)
 
 
+@pytest.mark.parametrize("kl_coef", [0.25, 4.0])
+def test_only_the_ratio_of_reward_and_kl_coef_counts(tmp_path, world, kl_coef):
+    """R = kl_coef * lam.r with weight kl_coef has the optimum p_lam for every kl_coef, and the same steps towards it.
+
+    A power of two changes no rounding.
+    """
+    log_p0, scores, _ = world
+    one, other = (
+        trained_log_probs(tmp_path, weight * scores @ LAM, kl_coef=weight, total_episodes=2048)
+        for weight in (1.0, kl_coef)
+    )
+    assert tabular.kl(one, log_p0) > 0.1
+    assert tabular.kl(other, one) < 1e-6
+
+
 @pytest.mark.slow
-def test_agrees_with_trls_rloo(tmp_path, world):
+def test_agrees_with_trls_rloo(tmp_path, trained, world):
     """TRL's RLOOTrainer with the KL in the reward has the same optimum: KL to the base and levels agree.
 
     Both stop at about .01 nats from p_lam, so a level may be off by sqrt(2 * .01) = .14 sd at worst on either side.
     """
     log_p0, scores, log_p_lam = world
-    functions = [tabular.TableReward(scores[:, :, v], name=f"value_{v}") for v in range(len(LAM))]
     model = tabular.model()
     switch_off_dropout(model)  # disable_dropout below misses attention's plain number: RLOO would stop at .12 nats
     model.generation_config = GenerationConfig(pad_token_id=0, eos_token_id=model.generation_config.eos_token_id)
@@ -71,16 +95,14 @@ def test_agrees_with_trls_rloo(tmp_path, world):
     )
     rloo = RLOOTrainer(
         model,
-        functions,
+        by_value(scores),
         args=args,
         train_dataset=Dataset.from_dict({"prompt": tabular.PROMPTS * 8}),
         processing_class=tabular.tokenizer(),
         peft_config=lora(),
     )
     rloo.train()
-    ppo = make_trainer(tmp_path, functions, reward_weights=LAM.tolist(), **CLOSE)
-    ppo.train()
-    log_rloo, log_ppo = (tabular.log_probs(trainer.model.eval()) for trainer in (rloo, ppo))
+    log_rloo, log_ppo = (tabular.log_probs(trainer.model.eval()) for trainer in (rloo, trained))
     assert tabular.kl(log_rloo, log_p_lam) <= 0.02
     assert tabular.kl(log_ppo, log_p0) == pytest.approx(tabular.kl(log_rloo, log_p0), abs=0.03)
     sd = np.sqrt((np.exp(log_p_lam)[..., None] * scores**2).sum((0, 1)) / 8 - levels(log_p_lam, scores) ** 2)
