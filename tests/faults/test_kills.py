@@ -2,11 +2,14 @@
 
 import json
 import random
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.victim import Victim, calls, kept_scores, settings, torn
+from tests.faults.conftest import SEQUENTIAL
+from tests.faults.victim import Victim, calls, files, kept_scores, settings, torn
 
 # (stage, when it has begun, seconds that it takes about): kills come at random moments of it.
 STAGES = {
@@ -66,3 +69,49 @@ def test_killed_runs_end_as_if_nobody_had(life, undisturbed, tmp_path):
     asked = calls(log)
     for number, on_disk in kept:
         assert not on_disk & set(asked[number:]), "scores that were kept were asked for again"
+
+
+def whole_and_killed(command: str, overrides: Callable[[Path], list[str]], folder: Path, share: float) -> list[Path]:
+    """Output folders: of an undisturbed command, and of one whose processes are killed until one ends by itself.
+
+    Each at a random moment after its first new file, at most share of the undisturbed duration later.
+    """
+    outputs, rng = [folder / "whole", folder / "killed"], random.Random(0)
+    whole, begun = Victim(command, overrides(outputs[0]), folder / "whole.calls"), time.monotonic()
+    assert whole.wait() == 0, whole.said[-3000:]
+    kills, longest, before = 0, share * (time.monotonic() - begun), files(outputs[1])
+    while Victim(command, overrides(outputs[1]), folder / "killed.calls").kill_when(
+        lambda _, before=before: files(outputs[1]) - before, rng.uniform(0, longest)
+    ):
+        assert torn(outputs[1]) == []
+        kills, before = kills + 1, files(outputs[1])
+    print(f"{command}: killed {kills} times")
+    assert kills >= 5
+    return outputs
+
+
+@pytest.mark.slow
+def test_a_killed_comparison_ends_as_if_nobody_had(undisturbed, tmp_path):
+    """Of all methods: sequential, one value at a time, mixtures, soups, DPO, decoding."""
+    world, _ = undisturbed
+    sizes = ["trainer.total_episodes=64", "comparison={random_weights: 1, soup_steps: 2, candidates: 4}"]
+    overrides = lambda output: [*settings(world, output), *SEQUENTIAL, *sizes]  # noqa: E731
+    outputs = whole_and_killed("compare", overrides, tmp_path, 0.15)
+    one, two = (json.loads((output / "run/comparison/points.json").read_text()) for output in outputs)
+    assert two == one
+    assert {"soup", "dpo", "single", "decoding"} <= {point["family"] for point in one["points"].values()}
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_ends_as_if_nobody_had(undisturbed, tmp_path):
+    world, _ = undisturbed
+
+    def overrides(output: Path) -> list[str]:
+        own = [each for each in settings(world, output) if not each.startswith(("run_dir", "+palette"))]
+        return ["-m", *own, "palette.name=swept", "+palette.quantiles.vowels=0.6,0.7"]
+
+    outputs = whole_and_killed("run", overrides, tmp_path, 0.25)
+    ends = ([json.loads(path.read_text()) for path in sorted(o.glob("run-*/evaluation.json"))] for o in outputs)
+    one, two = ([(end["values"], end["lam"]) for end in each] for each in ends)
+    assert len(one) == 2
+    assert two == one

@@ -146,6 +146,11 @@ class Victim:
         return code != 0
 
 
+def files(output: Path) -> set[Path]:
+    """What has been written so far, without locks and what is being written."""
+    return {path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
 def torn(output: Path) -> list[str]:
     """Files that anyone would take for whole and that are not. Names with a dot in front are not to be taken so."""
     found = []
