@@ -1,7 +1,7 @@
 """Which settings decide a result. Run folders and cached samples and scores are named by a hash of them.
 
 An identity lists the settings that differ from their defaults and can change the result (`identity=False` marks those
-that cannot), so a new setting renames nothing. A new default, or a new order in a cached file, needs a new VERSION.
+that cannot), so a new setting renames nothing. Changing a default, or what a cached file holds, needs a new VERSION.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any
 
-VERSION = 3  # of defaults, and of what settings and cached files mean (tests/config/test_identity.py)
+VERSION = 3  # raise it when a default (tests/config/test_identity.py) or what a cached file holds changes
 
 
 def identity(settings: Any) -> dict[str, Any]:

@@ -1,17 +1,17 @@
 """Full disks, folders that cannot be written, rewards that fail, clocks that jump. Truth: the undisturbed run."""
 
 import ctypes
-import json
 import re
 import resource
 import shutil
+import socket
 import subprocess
+import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 
-from tests.faults.victim import Victim, calls, kept_scores, settings, torn
+from tests.faults.victim import Victim, calls, kept_scores, same, settings, torn
 
 pytestmark = pytest.mark.slow
 # The stage, and the bytes that a file may have: too few for its samples, checkpoints, adapter, pictures, merged model.
@@ -23,13 +23,6 @@ LIMITS = [
     ("evaluate", 2000),
     ("export", 50_000),
 ]
-
-
-def same(one: Path, two: Path) -> None:
-    for name in ("adapter/adapter_model.safetensors", "samples.parquet", "scores.parquet"):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    first, second = (json.loads((run / "evaluation.json").read_text()) for run in (one, two))
-    assert (first["values"], first["lam"]) == (second["values"], second["lam"])
 
 
 def one_sentence(victim: Victim, code: int, *words: str) -> None:
@@ -112,6 +105,36 @@ def test_a_reward_that_fails_at_some_call(undisturbed, tmp_path, fault, call):
     assert Victim("run", overrides, log).wait() == 0
     assert not kept & set(calls(log)[asked:])
     same(tmp_path / "out/run", runs["simultaneous"][1])
+
+
+def test_a_reward_server_that_is_killed(undisturbed, tmp_path):
+    """In the pilot, in training and in the evaluation; with the server back, the same command goes on."""
+    world, runs = undisturbed
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    output, log = tmp_path / "out", tmp_path / "calls"
+    served = ["rewards=[]", "+rewards.vowels={kind: function, target: 'tests.faults.victim:logged'}", f"port={port}"]
+    remote = f"+rewards.vowels={{kind: remote, url: 'http://127.0.0.1:{port}/score/vowels', retries: 0}}"
+    overrides = [remote if each == "+rewards.vowels.kind=function" else each for each in settings(world, output)]
+    overrides = [each for each in overrides if "rewards.vowels.target" not in each]  # the columns keep their order
+    for call in (1, 12, 26, None):
+        server = Victim("serve-rewards", served, log)
+        while "Serving vowels" not in server.said:
+            assert server.process.exitcode is None, server.said[-3000:]
+            time.sleep(0.05)
+        run = Victim("run", overrides, tmp_path / "none")
+        if call is None:
+            assert run.wait() == 0, run.said[-3000:]
+        while call is not None and len(calls(log)) < call:
+            assert run.process.exitcode is None, run.said[-3000:]
+            time.sleep(0.005)
+        server.process.kill()
+        server.wait()
+        if call is not None:
+            one_sentence(run, 2, "rewards.vowels", "returned no scores in 1 attempt")
+            assert torn(output) == []
+    same(output / "run", runs["simultaneous"][1])
 
 
 def test_decoding_that_is_killed_goes_on(undisturbed, tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mapft.config.comparison import Method
 from tests.faults.conftest import SEQUENTIAL
-from tests.faults.victim import Victim, calls, files, kept_scores, settings, torn
+from tests.faults.victim import Victim, calls, files, kept_scores, same, settings, torn
 
 # (stage, when it has begun, seconds that it takes about): kills come at random moments of it.
 STAGES = {
@@ -71,35 +72,41 @@ def test_killed_runs_end_as_if_nobody_had(life, undisturbed, tmp_path):
         assert not on_disk & set(asked[number:]), "scores that were kept were asked for again"
 
 
-def whole_and_killed(command: str, overrides: Callable[[Path], list[str]], folder: Path, share: float) -> list[Path]:
-    """Output folders: of an undisturbed command, and of one whose processes are killed until one ends by itself.
+def whole_and_killed(command: str, overrides: Callable[[Path], list[str]], folder: Path) -> list[Path]:
+    """Output folders of an undisturbed command, and of one that is killed until one of its processes ends by itself.
 
-    Each at a random moment after its first new file, at most share of the undisturbed duration later.
+    Each process is killed at most 15 % of the undisturbed duration after its first new file.
     """
-    outputs, rng = [folder / "whole", folder / "killed"], random.Random(0)
-    whole, begun = Victim(command, overrides(outputs[0]), folder / "whole.calls"), time.monotonic()
+    outputs, logs, rng = [folder / "whole", folder / "killed"], [folder / "1", folder / "2"], random.Random(0)
+    whole, begun = Victim(command, overrides(outputs[0]), logs[0]), time.monotonic()
     assert whole.wait() == 0, whole.said[-3000:]
-    kills, longest, before = 0, share * (time.monotonic() - begun), files(outputs[1])
-    while Victim(command, overrides(outputs[1]), folder / "killed.calls").kill_when(
+    kills, longest, before = 0, 0.15 * (time.monotonic() - begun), files(outputs[1])
+    while Victim(command, overrides(outputs[1]), logs[1]).kill_when(
         lambda _, before=before: files(outputs[1]) - before, rng.uniform(0, longest)
     ):
         assert torn(outputs[1]) == []
         kills, before = kills + 1, files(outputs[1])
-    print(f"{command}: killed {kills} times")
+    asked, least = len(calls(logs[1])), len(calls(logs[0]))
+    print(f"{command}: killed {kills} times, {asked} calls of the score for {least}")
     assert kills >= 5
+    assert asked <= least + 2 * kills, "a process goes on where the one before it was killed"
     return outputs
 
 
 @pytest.mark.slow
 def test_a_killed_comparison_ends_as_if_nobody_had(undisturbed, tmp_path):
-    """Of all methods: sequential, one value at a time, mixtures, soups, DPO, decoding."""
+    """Of all methods."""
     world, _ = undisturbed
     sizes = ["trainer.total_episodes=64", "comparison={random_weights: 1, soup_steps: 2, candidates: 4}"]
-    overrides = lambda output: [*settings(world, output), *SEQUENTIAL, *sizes]  # noqa: E731
-    outputs = whole_and_killed("compare", overrides, tmp_path, 0.15)
+
+    def overrides(output: Path) -> list[str]:
+        return [*settings(world, output), *SEQUENTIAL, *sizes]
+
+    outputs = whole_and_killed("compare", overrides, tmp_path)
     one, two = (json.loads((output / "run/comparison/points.json").read_text()) for output in outputs)
     assert two == one
-    assert {"soup", "dpo", "single", "decoding"} <= {point["family"] for point in one["points"].values()}
+    assert one["failed"] == {}
+    assert {point["family"] for point in one["points"].values()} == {"base", *map(str, Method)}
 
 
 @pytest.mark.slow
@@ -107,11 +114,10 @@ def test_a_killed_sweep_ends_as_if_nobody_had(undisturbed, tmp_path):
     world, _ = undisturbed
 
     def overrides(output: Path) -> list[str]:
-        own = [each for each in settings(world, output) if not each.startswith(("run_dir", "+palette"))]
+        own = [each for each in settings(world, output) if not each.startswith(("run_dir=", "+palette."))]
         return ["-m", *own, "palette.name=swept", "+palette.quantiles.vowels=0.6,0.7"]
 
-    outputs = whole_and_killed("run", overrides, tmp_path, 0.25)
-    ends = ([json.loads(path.read_text()) for path in sorted(o.glob("run-*/evaluation.json"))] for o in outputs)
-    one, two = ([(end["values"], end["lam"]) for end in each] for each in ends)
-    assert len(one) == 2
-    assert two == one
+    whole, killed = (sorted(each.glob("run-*")) for each in whole_and_killed("run", overrides, tmp_path))
+    assert len(whole) == 2
+    for one, two in zip(whole, killed, strict=True):
+        same(one, two)

@@ -13,19 +13,20 @@ import time
 import warnings
 from collections.abc import Callable
 from hashlib import blake2b
-from multiprocessing.reduction import DupFd
+from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import safe_open
 
 from mapft.ppo.checkpoint import newest_complete
 from tests import worlds
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(
     ["tests.faults.victim", "mapft.commands.execute", "mapft.training.fit", "mapft.evaluation.levels"]
 )
 COMPLETE = {".png": b"IEND\xaeB`\x82", ".svg": b"</svg>\n", ".html": b"</html>"}  # what whole files end with
@@ -70,14 +71,15 @@ def settings(world: dict[str, Path], output: Path) -> list[str]:
     )
 
 
-def command(terminal: DupFd, arguments: list[str], environment: dict[str, str], prepare: Callable[[], object] | None):
+def command(
+    terminal: Connection, arguments: list[str], environment: dict[str, str], prepare: Callable[[], object] | None
+) -> None:
     """`python -m ARGUMENTS` on a terminal, after prepare()."""
-    own = terminal.detach()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(own, 1)
-    os.dup2(own, 2)
-    os.close(own)
+    os.dup2(terminal.fileno(), 1)
+    os.dup2(terminal.fileno(), 2)
+    terminal.close()
     sys.stdout.reconfigure(line_buffering=True)
+    torch.set_num_threads(1)
     os.environ.update(environment)
     if prepare is not None:
         prepare()
@@ -91,7 +93,7 @@ def command(terminal: DupFd, arguments: list[str], environment: dict[str, str], 
 class Victim:
     """`mapft COMMAND` in a process and on a terminal of its own; `said` is what it has written there.
 
-    The process is a fork of one that has imported the libraries, which takes half of such a command's time.
+    The process is a fork of one that has imported the libraries: importing them takes half of such a command's time.
     """
 
     def __init__(
@@ -104,13 +106,12 @@ class Victim:
         module: str = "mapft",
         prepare: Callable[[], object] | None = None,
     ):
-        terminal, own = pty.openpty()
-        environment = {"CALLS": str(calls), "FAULT": fault}
-        self.process = FORKS.Process(
-            target=command, args=(DupFd(own), [module, name, *overrides], environment, prepare)
-        )
+        terminal, slave = pty.openpty()
+        own = Connection(slave)  # which multiprocessing passes to the new process
+        arguments, environment = [module, name, *overrides], {"CALLS": str(calls), "FAULT": fault}
+        self.process = FORKSERVER.Process(target=command, args=(own, arguments, environment, prepare), daemon=True)
         self.process.start()
-        os.close(own)
+        own.close()
         self.said = ""
         self.reader = Thread(target=self._read, args=(terminal,), daemon=True)
         self.reader.start()
@@ -140,15 +141,28 @@ class Victim:
         while self.process.exitcode is None and not ready(self):
             time.sleep(0.005)
         time.sleep(delay)
-        self.process.kill()
+        if self.process.exitcode is None:
+            self.process.kill()
         code = self.wait()
         assert code in (0, -signal.SIGKILL), self.said[-3000:]
         return code != 0
 
 
+def same(one: Path, two: Path) -> None:
+    """Two run folders have the same samples, scores, adapter and result."""
+    for name in ("adapter/adapter_model.safetensors", "samples.parquet", "scores.parquet"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    first, second = (json.loads((run / "evaluation.json").read_text()) for run in (one, two))
+    assert (first["values"], first["lam"]) == (second["values"], second["lam"])
+
+
 def files(output: Path) -> set[Path]:
-    """What has been written so far, without locks and what is being written."""
-    return {path for path in output.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    """What has been written so far, without locks, what is being written, and Hydra's note of a sweep."""
+    found = set()
+    for folder, folders, names in os.walk(output):  # which ignores a folder that vanishes meanwhile
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found |= {Path(folder, name) for name in names if not name.startswith(".") and name != "multirun.yaml"}
+    return found
 
 
 def torn(output: Path) -> list[str]:

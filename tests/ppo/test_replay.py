@@ -226,39 +226,43 @@ def test_evaluation_groups_its_own_number_of_responses(tmp_path, per_prompt, log
 
 # ---------------------------------------------------------------------- where training ends
 
-CLOSE = REPLAY | {"num_ppo_epochs": 4, "total_episodes": 10_240, "learning_rate": 5e-3, "replay_coef": 4.0}
+CLOSE = REPLAY | {
+    "kl_coef": 0.25,
+    "num_ppo_epochs": 4,
+    "total_episodes": 10_240,
+    "learning_rate": 5e-3,
+    "replay_coef": 4.0,
+    "warm_start_passes": 2,
+}
 
 
-def far_away(log_p0, scores, kl_coef: float) -> ReplayStore:
-    """2048 responses of a policy at 2.6 nats from p_lam, the tilt of p0 in the opposite direction.
-
-    R = kl_coef lam.r.
-    """
+def far_away(log_p0, reward_PY) -> ReplayStore:
+    """2048 responses of the tilt of p0 against the reward, a policy at 2.6 nats from p_lam."""
     replay, rng = ReplayStore(20_000, lambda scores_NV: scores_NV[:, 0]), np.random.default_rng(1)
-    table, opposite = kl_coef * scores @ LAM, tabular.tilted(log_p0, -scores @ LAM)
+    opposite = tabular.tilted(log_p0, -reward_PY / CLOSE["kl_coef"])
     for p, prompt in enumerate(tabular.PROMPTS):
         for row in rng.choice(log_p0.shape[1], size=(32, 8), p=np.exp(opposite[p])):
-            ids = [list(tabular.responses()[y]) for y in row]
-            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
+            ids, scores = [list(tabular.responses()[y]) for y in row], [[reward_PY[p, y]] for y in row]
+            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, scores, [])])
     return replay
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight", [1.0, 1.5])
-def test_training_with_replay_ends_at_p_lam(tmp_path, world, monkeypatch, weight):
+@pytest.mark.parametrize(("critic", "weight"), [("learns", 1.0), ("wrong", 1.0), ("wrong", 1.5)])
+def test_training_with_replay_ends_at_p_lam(tmp_path, world, monkeypatch, critic, weight):
     """KL(pi||p_lam) <= .03 after 10 240 responses (plain PPO: about .07), except with a wrong weight of the reward.
 
-    With kl_coef .25, a critic that is wrong and does not learn, and stored responses of a policy far from p_lam.
+    The training begins with responses of a policy far from p_lam.
     """
     log_p0, scores, log_p_lam = world
     monkeypatch.setattr(
         ppo_trainer, "variance_loss", lambda ell, reward, *rest: variance_loss(ell, weight * reward, *rest)
     )
-    settings = CLOSE | {"kl_coef": 0.25, "warm_start_passes": 2}
-    reward = tabular.TableReward(0.25 * scores @ LAM)
-    trainer = make_trainer(tmp_path, [reward], replay=far_away(log_p0, scores, 0.25), **settings)
-    monkeypatch.setattr(type(trainer.critic), "fit", lambda *_, **__: {})
-    trainer.critic.state_head[-1].bias.data.fill_(1.0)
+    reward_PY = CLOSE["kl_coef"] * scores @ LAM
+    trainer = make_trainer(tmp_path, [tabular.TableReward(reward_PY)], replay=far_away(log_p0, reward_PY), **CLOSE)
+    if critic == "wrong":
+        monkeypatch.setattr(type(trainer.critic), "fit", lambda *_, **__: {})
+        trainer.critic.state_head[-1].bias.data.fill_(1.0)
     trainer.train()
     reached = tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam)
     assert (reached <= 0.03) == (weight == 1), reached
