@@ -67,9 +67,9 @@ def main() -> None:
             trainer = make_trainer(Path(folder), [table_reward()], **SETTINGS)
             trainer.add_callback(usage)
             trainer.train()
-    second, last = usage.lines[1], usage.lines[-1]
-    for name, before, after in zip(("memory", "open files", "disk"), second, last, strict=True):
-        ratio(f"{name} after {ITERATIONS} iterations / after {ITERATIONS // 5}", after / before)
+    half, end = usage.lines[4], usage.lines[-1]
+    for name, before, after in zip(("memory", "open files", "disk"), half, end, strict=True):
+        ratio(f"{name} after {ITERATIONS} iterations / after {ITERATIONS // 2}", after / before)
 
 
 if __name__ == "__main__":
