@@ -121,7 +121,7 @@ def _solve(
         -objective_X,
         A_ub=-levels_RX,
         b_ub=-bound_R,
-        A_eq=hstack([simplices_Pn, csr_array((len(totals_P), len(ranges)))]) if ranges else simplices_Pn,
+        A_eq=_with_zeros(simplices_Pn, len(ranges)),
         b_eq=totals_P,
         bounds=[(0.0, np.inf)] * count + ranges,
         method="highs-ds",
@@ -134,6 +134,13 @@ def _solve(
     if result.x is None or result.fun is None:
         raise ArithmeticError(f"the linear program over {count} points failed: {result.message}")
     return -result.fun, result.x, np.maximum(-result.ineqlin.marginals, 0.0)
+
+
+def _with_zeros(simplices_Pn: Any, columns: int) -> Any:
+    """So many columns of zeros on the right. A dense matrix stays dense, with which small programs are faster."""
+    if isinstance(simplices_Pn, np.ndarray):
+        return np.hstack([simplices_Pn, np.zeros((len(simplices_Pn), columns))])
+    return hstack([simplices_Pn, csr_array((simplices_Pn.shape[0], columns))]) if columns else simplices_Pn
 
 
 def margin(feasible: FeasibleSet, target_V: Floats) -> tuple[float, Floats]:
