@@ -1,6 +1,6 @@
 """Memory, open files and disk of a long training: 10,000 PPO iterations of a tiny model, with replay and checkpoints.
 
-    python -m tests.benchmarks.bench_long [iterations]
+    python -m tests.benchmarks.bench_long
 
 A checkpoint every 250 iterations, of which two are kept; the replay store is full after the first tenth.
 """
@@ -21,7 +21,7 @@ from transformers import TrainerCallback
 from tests.benchmarks import ratio
 from tests.ppo.trainers import make_trainer, table_reward
 
-ITERATIONS = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+ITERATIONS = 10_000
 BATCH = 16
 SETTINGS = {
     "per_device_train_batch_size": BATCH,

@@ -1,4 +1,4 @@
-"""Runs that nobody disturbed, of a new interpreter each: what every disturbed one must end as."""
+"""Undisturbed runs, each in a new interpreter: what every disturbed one must end as."""
 
 import os
 import subprocess

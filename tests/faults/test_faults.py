@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -84,11 +85,11 @@ def test_a_folder_that_cannot_be_written(undisturbed, tmp_path):
 
 def obey_permissions() -> None:
     """Root may write anywhere while CAP_DAC_OVERRIDE (bit 1) is among its effective capabilities."""
-    version_3_of_this_process, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
-    libc = ctypes.CDLL(None)
-    libc.capget(version_3_of_this_process, sets)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # version 3 of the sets; this process
+    sets, libc = (ctypes.c_uint32 * 6)(), ctypes.CDLL(None)
+    libc.capget(header, sets)
     sets[0] &= ~0b10
-    libc.capset(version_3_of_this_process, sets)
+    libc.capset(header, sets)
 
 
 @pytest.mark.parametrize(("fault", "call"), [("raises", 1), ("hangs", 4), ("raises", 9)])
@@ -118,23 +119,28 @@ def test_a_reward_server_that_is_killed(undisturbed, tmp_path):
     remote = f"+rewards.vowels={{kind: remote, url: 'http://127.0.0.1:{port}/score/vowels', retries: 0}}"
     overrides = [remote if each == "+rewards.vowels.kind=function" else each for each in settings(world, output)]
     overrides = [each for each in overrides if "rewards.vowels.target" not in each]  # the columns keep their order
-    for call in (1, 12, 26, None):
-        server = Victim("serve-rewards", served, log)
-        while "Serving vowels" not in server.said:
-            assert server.process.exitcode is None, server.said[-3000:]
-            time.sleep(0.05)
-        run = Victim("run", overrides, tmp_path / "none")
-        if call is None:
-            assert run.wait() == 0, run.said[-3000:]
-        while call is not None and len(calls(log)) < call:
+    for call in (1, 12, 26):
+        server, run = serving(served, log), Victim("run", overrides, tmp_path / "none")
+        while len(calls(log)) < call:
             assert run.process.exitcode is None, run.said[-3000:]
             time.sleep(0.005)
         server.process.kill()
         server.wait()
-        if call is not None:
-            one_sentence(run, 2, "rewards.vowels", "returned no scores in 1 attempt")
-            assert torn(output) == []
+        one_sentence(run, 2, "rewards.vowels", "returned no scores in 1 attempt")
+        assert torn(output) == []
+    server, run = serving(served, log), Victim("run", overrides, tmp_path / "none")
+    assert run.wait() == 0, run.said[-3000:]
+    server.process.kill()
     same(output / "run", runs["simultaneous"][1])
+
+
+def serving(overrides: list[str], log: Path) -> Victim:
+    """`mapft serve-rewards`, once it answers."""
+    server = Victim("serve-rewards", overrides, log)
+    while "Serving vowels" not in server.said:
+        assert server.process.exitcode is None, server.said[-3000:]
+        time.sleep(0.05)
+    return server
 
 
 def test_decoding_that_is_killed_goes_on(undisturbed, tmp_path):
