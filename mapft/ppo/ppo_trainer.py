@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 from mapft.ppo.arguments import check_arguments, check_tokenizer
 from mapft.ppo.batch import Batch, plan_epoch, select_rows
@@ -31,7 +32,13 @@ from mapft.ppo.prompt_sampler import PromptSampler
 from mapft.ppo.replay import ReplayStore
 from mapft.ppo.reward_functions import with_retries
 from mapft.ppo.rollout import RolloutTrainer
-from mapft.ppo.schedule import Progress, in_whole_iterations, prompts_per_iteration, warm_start_iterations
+from mapft.ppo.schedule import (
+    Progress,
+    decay_first,
+    in_whole_iterations,
+    prompts_per_iteration,
+    warm_start_iterations,
+)
 from mapft.ppo.step_zero import check_policy, check_training_mode, exact_head
 from mapft.ppo.trl_seam import fused_log_probs, whole_weights_of
 from mapft.utils.consistency import own_log_probs, padded_pass
@@ -190,6 +197,15 @@ class PPOTrainer(RolloutTrainer):
         before = len(objective)
         self.next_micro_batch(inputs)
         return -torch.tensor(objective[before:]).mean().to(self.accelerator.device), None, None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """That of the settings for the iterations with a rollout; the warm start has its own, see `decay_first`."""
+        if self.lr_scheduler is None:
+            steps = self.begun.warm_start * self.args.steps_per_iteration
+            super().create_scheduler(num_training_steps - steps, optimizer)
+            if steps and isinstance(self.lr_scheduler, LambdaLR):
+                decay_first(self.lr_scheduler, steps)
+        return self.lr_scheduler
 
     def prompt_sampler(self) -> PromptSampler:
         """The prompts of every iteration."""

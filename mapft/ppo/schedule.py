@@ -3,8 +3,11 @@
 import copy
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+from torch.optim.lr_scheduler import LambdaLR
 
 from mapft.ppo.ppo_config import PPOConfig
 from mapft.ppo.replay import Group
@@ -80,6 +83,22 @@ def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
         return 0
     per_iteration = args.replay_batch * args.steps_per_iteration * args.world_size
     return math.ceil(args.warm_start_passes * sum(map(len, groups)) / per_iteration)
+
+
+def decay_first(schedule: LambdaLR, steps: int) -> None:
+    """Let the rate fall from its full value to 0 in the first `steps` steps, and follow `schedule` after them.
+
+    Adam's steps are as long as the rate, however small the gradient is, so the regression on a fixed set of responses
+    ends where its rate ends.
+    """
+    schedule.lr_lambdas = [partial(_decay_first, steps, factor) for factor in schedule.lr_lambdas]
+    schedule._last_lr = list(schedule.base_lrs)
+    for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+        group["lr"] = rate
+
+
+def _decay_first(steps: int, factor: Callable[[int], float], step: int) -> float:
+    return 1 - step / steps if step < steps else factor(step - steps)
 
 
 def _rounded_up(every: float, max_steps: int, steps: int) -> int:

@@ -185,6 +185,9 @@ def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tm
     assert first["step"] == 41
     assert 0.1 < first["objective/kl"] < 1.0  # the policy of the first rollout has left p0
     assert trainer.state.log_history[39]["episodes"] == 0
+    rates = [log["learning_rate"] / 5e-3 for log in trainer.state.log_history if "learning_rate" in log]
+    assert np.allclose(rates[:40], 1 - np.arange(40) / 40)  # to 0 in the warm start, and again in the rollout's steps
+    assert np.allclose(rates[40:], 1 - np.arange(4) / 4)
     assert trainer.state.log_history[-1]["episodes"] == 256
     assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.6 * tabular.kl(log_p0, log_p_lam)
 
