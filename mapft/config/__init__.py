@@ -11,6 +11,7 @@ from mapft.config.config import Config
 from mapft.config.data import DataConfig, Extract, TooLong
 from mapft.config.decoding import Choose, DecodingConfig
 from mapft.config.dual import DualConfig, EstimatorName, OnInfeasible
+from mapft.config.engine import EngineConfig
 from mapft.config.evaluation import BASE, TUNED, EvaluationConfig, PolicyConfig
 from mapft.config.identity import fingerprint, identity
 from mapft.config.launch import LaunchConfig
@@ -34,6 +35,7 @@ __all__ = [
     "DecodingConfig",
     "Dtype",
     "DualConfig",
+    "EngineConfig",
     "EstimatorName",
     "EvaluationConfig",
     "Extract",

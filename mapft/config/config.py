@@ -8,6 +8,7 @@ from mapft.config.comparison import ComparisonConfig
 from mapft.config.data import DataConfig
 from mapft.config.decoding import DecodingConfig
 from mapft.config.dual import DualConfig
+from mapft.config.engine import EngineConfig
 from mapft.config.evaluation import EvaluationConfig
 from mapft.config.fields import Settings, require_file_name, setting
 from mapft.config.launch import LaunchConfig
@@ -20,7 +21,7 @@ from mapft.config.tracking import TrackingConfig
 from mapft.config.trainer import TrainerConfig
 from mapft.utils.errors import UserError
 
-RESULT_GROUPS = ("model", "adapter", "data", "palette", "sampling", "dual", "mode", "trainer", "refine")
+RESULT_GROUPS = ("model", "adapter", "data", "palette", "sampling", "engine", "dual", "mode", "trainer", "refine")
 
 
 @dataclass(kw_only=True)
@@ -36,6 +37,7 @@ class Config(Settings):
     rewards: dict[str, Any] = setting(factory=dict, help="The score of each value: {kind: ..., ...} by value name.")
     palette: PaletteConfig
     sampling: SamplingConfig
+    engine: EngineConfig
     dual: DualConfig
     mode: ModeConfig
     trainer: TrainerConfig

@@ -84,7 +84,18 @@ def cost_sentences(evaluation: Evaluation) -> list[str]:
     if evaluation.price_ratio:
         ratio = interval(evaluation.price_ratio, digits=2)
         sentences.append(f"Price ratio: {ratio} times the least KL that has the realized levels.")
-    return sentences
+    return sentences + engine_sentences(evaluation)
+
+
+def engine_sentences(evaluation: Evaluation) -> list[str]:
+    """How exact the responses of an engine are."""
+    if not evaluation.engine:
+        return []
+    kl, lost, bound = (evaluation.engine[name] for name in ("kl", "lost_mass", "level_bound"))
+    return [
+        f"The engine is {kl:.2g} nats per response from the policy; rejection loses a mass of {lost:.2g}, so every "
+        f"level is within {bound:.2g} sd of the policy's."
+    ]
 
 
 def lambda_sentences(evaluation: Evaluation) -> list[str]:

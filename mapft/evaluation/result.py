@@ -1,7 +1,7 @@
 """The result of an evaluation: the content of evaluation.json."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from mapft.config import BASE, TUNED
@@ -83,7 +83,9 @@ class Evaluation:
     visits, end: the visits of sequential mode and why it ended, else empty. cache_key: hash of everything that the
     evaluation depends on. tracked: whether the trackers have it. kl_to_target: KL(pi || p_lam) of the tuned policy in
     nats, with `lam`, or the pilot's where a baseline has others or none. price_ratio: KL(pi || p0) / the least KL that
-    has its levels. Both as in convergence.py.
+    has its levels. Both as in convergence.py. engine: how far the engine is from the policy, as `Mismatch` of
+    mapft/sampling/engines has it, for pilot, base or tuned policy, whichever has the largest bound; empty for
+    transformers.
     """
 
     values: dict[str, ValueResult]
@@ -105,6 +107,7 @@ class Evaluation:
     end: str
     kl_to_target: Estimate | None = None
     price_ratio: Estimate | None = None
+    engine: dict[str, float] = field(default_factory=dict)
     cache_key: str = ""
     tracked: bool = False
 
@@ -135,7 +138,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dict for JSON."""
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
         plain["values"] = {name: asdict(value) for name, value in self.values.items()}
         plain["policies"] = {name: asdict(policy) for name, policy in self.policies.items()}
         for name in ("kl_to_target", "price_ratio"):

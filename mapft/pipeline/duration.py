@@ -79,6 +79,7 @@ def speed(run: Run, rows: Sequence[PromptRow]) -> Speed:
 def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
     from mapft.ppo.batch import padded_batch
     from mapft.rewards.loader import RewardModels
+    from mapft.sampling.engines import make_engine
     from mapft.sampling.models import load_policy
     from mapft.sampling.responses import generate, log_prob
     from mapft.sampling.tokens import check_prompt_lengths, token_rows
@@ -88,10 +89,13 @@ def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
     check_prompt_lengths(token_rows(rows), policy, config.data, config.sampling)
     rows_at_once = config.sampling.micro_batch_size or config.sampling.batch_size
     rows = rows[: rows_at_once if policy.device.type == "cuda" else min(rows_at_once, CPU_ROWS)]
+    engine = make_engine(config.engine, config.sampling)
     first, second = (derive_seed(config.seed, "speed", batch) for batch in range(2))
-    generate(policy, tokenizer, token_rows(rows[:1]), config.sampling, 1, first)  # slower than the others
+    generate(
+        policy, tokenizer, token_rows(rows[:1]), config.sampling, 1, first, engine=engine
+    )  # slower than the others
     begin = time.perf_counter()
-    samples = generate(policy, tokenizer, token_rows(rows), config.sampling, 1, second)
+    samples = generate(policy, tokenizer, token_rows(rows), config.sampling, 1, second, engine=engine)
     sampled = time.perf_counter()
     prompt_ids, response_ids = samples["prompt_token_ids"].tolist(), samples["response_token_ids"].tolist()
     batch = padded_batch(prompt_ids, response_ids, tokenizer.pad_token_id, policy.device)

@@ -157,9 +157,20 @@ def _evaluation(run: Run, tables: dict[str, pd.DataFrame], cache_key: str) -> Ev
         visits=sequential.get("visits", []),
         end=sequential.get("end", ""),
         kl_to_target=kl_to_target(*pair, lam, config.evaluation, config.seed),
+        engine=_engine(run, tables),
         price_ratio=price_ratio(*pair, lam, record.solution.targets, config.evaluation, config.seed),
         cache_key=cache_key,
     )
+
+
+def _engine(run: Run, tables: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """The largest mismatch of the engine with a policy; empty for transformers."""
+    from mapft.sampling.engines import mismatch
+    from mapft.sampling.responses import ENGINE_LOG_RATIO
+
+    pairs = [table for table in (run.samples, tables[BASE], tables[TUNED]) if ENGINE_LOG_RATIO in table]
+    all_of_them = [mismatch(table[ENGINE_LOG_RATIO], run.config.engine.max_ratio) for table in pairs]
+    return vars(max(all_of_them, key=lambda each: each.level_bound)) if all_of_them else {}
 
 
 def _write_report(run: Run, evaluation: Evaluation, tables: dict[str, pd.DataFrame]) -> None:
@@ -176,6 +187,7 @@ def _write_report(run: Run, evaluation: Evaluation, tables: dict[str, pd.DataFra
 def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.DataFrame:
     if policy and policy.candidates:
         return _decoded(run, name, policy)
+    from mapft.sampling.engines import make_engine
     from mapft.sampling.models import load_adapter, load_policy
     from mapft.sampling.responses import generate
     from mapft.sampling.tokens import token_rows
@@ -197,6 +209,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
             derive_seed(config.seed, "evaluation", name),
             lambda done, total: update(f"{name} policy: sampling", done, total),
             measure_kl=policy is not None,
+            engine=make_engine(config.engine, config.sampling),
         )
         del model
         free_memory()
@@ -232,12 +245,15 @@ def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
     lambda of the training.
     """
     from mapft.sampling.decoding import AlignedSampler
+    from mapft.sampling.engines import make_engine
     from mapft.sampling.models import load_adapter, load_policy
 
     model, tokenizer = load_policy(run.config.model)
     if adapter:
         model = load_adapter(model, Path(existing_or_hub(adapter, option)))
-    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), batched_config(run).sampling)
+    sampling = batched_config(run).sampling
+    engine = make_engine(run.config.engine, sampling)
+    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), sampling, engine)
 
 
 def _decoding_lam(run: Run, adapter: str | None) -> dict[str, float]:

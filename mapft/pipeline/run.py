@@ -175,13 +175,13 @@ class Run:
     @property
     def sampling_identity(self) -> dict[str, Any]:
         """Everything that base samples depend on."""
-        groups = ("model", "data", "sampling", "seed")
+        groups = ("model", "data", "sampling", "engine", "seed")
         return {name: self.identity[name] for name in groups} | {"files": self.base_files} | self._columns
 
     @property
     def scoring_identity(self) -> dict[str, Any]:
         """Everything that samples and their scores depend on."""
-        names = ("model", "data", "sampling", "seed", "rewards", "files")
+        names = ("model", "data", "sampling", "engine", "seed", "rewards", "files")
         return {name: self.identity[name] for name in names} | self._columns
 
     @property

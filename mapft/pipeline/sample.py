@@ -19,6 +19,7 @@ def sample(run: Run) -> None:
 
 
 def _generate(run: Run) -> pd.DataFrame:
+    from mapft.sampling.engines import make_engine
     from mapft.sampling.models import load_policy
     from mapft.sampling.responses import generate
     from mapft.sampling.tokens import check_prompt_lengths, token_rows
@@ -36,4 +37,5 @@ def _generate(run: Run) -> pd.DataFrame:
             config.sampling.samples_per_prompt,
             derive_seed(config.seed, "pilot"),
             lambda done, total: update("pilot: sampling", done, total),
+            engine=make_engine(config.engine, config.sampling),
         )

@@ -41,6 +41,7 @@ from mapft.ppo.schedule import (
 )
 from mapft.ppo.step_zero import check_policy, check_training_mode, exact_head
 from mapft.ppo.trl_seam import fused_log_probs, whole_weights_of
+from mapft.sampling.engines import ExactEngine
 from mapft.utils.consistency import own_log_probs, padded_pass
 from mapft.utils.device import peak_gb
 from mapft.utils.forward import Head, causal_model, own_head, response_log_probs
@@ -58,6 +59,8 @@ class PPOTrainer(RolloutTrainer):
     log pi/p0 of each response in nats, and `response_texts`, the text of each without special tokens, also where TRL
     parses it into messages.
 
+    engine: generates rollouts in place of transformers; its responses are those of the policy (mapft/sampling/engines).
+
     replay: where responses are stored for the regression of args.replay_batch, with those that are scored already; the
     same on every process, each of which keeps its share.
 
@@ -71,6 +74,7 @@ class PPOTrainer(RolloutTrainer):
         args: PPOConfig,
         train_dataset: Dataset,
         replay: ReplayStore | None = None,
+        engine: ExactEngine | None = None,
         **kwargs: Any,
     ):
         check_arguments(model, train_dataset, kwargs)
@@ -100,6 +104,9 @@ class PPOTrainer(RolloutTrainer):
         # TRL never compiles; on a GPU the purpose of a static cache is to decode with a compiled step.
         self.generation_config.disable_compile = args.cache_implementation != "static"
         self.token_generator = TokenGenerator(args)
+        self.engine = engine
+        if engine is not None:
+            self.check_engine(engine)
         self.replay.keep_share(self.accelerator.process_index, self.accelerator.num_processes)
         self.batch: Batch = {}
         self._plan: list[Tensor] = []

@@ -7,6 +7,7 @@ raw, so a new lambda only changes their weights.
 Legend: K responses to one prompt, V raw scores.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mapft.utils.files import write_atomically
+from mapft.utils.seeds import derive_seed
 
 STORE = "replay.pt"  # in a checkpoint
 
@@ -73,6 +75,14 @@ class ReplayStore:
             chosen.append(self.groups[number])
             responses -= len(chosen[-1])
         return chosen
+
+    def part_of_pass(self, responses: int, number: int, seed: int) -> list[Group]:
+        """Part `number`, of about `responses` responses, of passes over all groups, each pass in its own order."""
+        size = max(1, round(responses * len(self.groups) / self.responses))
+        repetition, part = divmod(number, math.ceil(len(self.groups) / size))
+        generator = torch.Generator().manual_seed(derive_seed(seed, "pass", repetition))
+        order = torch.randperm(len(self.groups), generator=generator).tolist()
+        return [self.groups[row] for row in order[part * size : (part + 1) * size]]
 
     def keep_share(self, process: int, processes: int) -> None:
         """Keep every processes-th group, so that each process has its own; none where some process would have none."""

@@ -28,6 +28,7 @@ from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
 from mapft.rewards.score import NO_COLUMNS, Columns, check_names
+from mapft.sampling.engines import ExactEngine
 from mapft.sampling.models import TUNED, clear_generation_defaults
 from mapft.sampling.prompts import Prompt, PromptRow, columns_of
 from mapft.sampling.responses import generate
@@ -46,7 +47,8 @@ class AlignedSampler:
     generation defaults are ignored. rewards: the scores by value name, from `mapft.rewards.parse`. lam: multipliers in
     nats per raw unit, >= 0, from `solve_dual`; values without a multiplier are scored with lam_i = 0. UserError for a
     negative or unknown multiplier. A model from `mapft.sampling.models.load_adapter` is a tuned policy pi; log pi/p0 is
-    of the full distributions, so top_k and top_p are refused. Source: mapft/palette/README.md, "Decoding".
+    of the full distributions, so top_k and top_p are refused. engine: generates the candidates in place of
+    transformers. Source: mapft/palette/README.md, "Decoding".
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class AlignedSampler:
         rewards: Mapping[str, Score],
         lam: Mapping[str, float],
         sampling: SamplingConfig | None = None,
+        engine: ExactEngine | None = None,
     ):
         check_names(rewards)
         unknown = [name for name in lam if name not in rewards]
@@ -67,7 +70,7 @@ class AlignedSampler:
         self.model, self.tokenizer, self.rewards = model, tokenizer, rewards
         self.lam = {name: float(lam.get(name, 0.0)) for name in rewards}
         self.sampling = sampling or SamplingConfig()
-        self.models = RewardModels(rewards)
+        self.models, self.engine = RewardModels(rewards), engine
         self.tuned = TUNED in getattr(model, "peft_config", {})
         if self.tuned and (self.sampling.top_k or self.sampling.top_p < 1):
             raise UserError(
@@ -167,7 +170,14 @@ class AlignedSampler:
         """n candidates of every prompt, sorted by prompt, with their scores, and tilt = lam.r - log pi/p0."""
         with _generation_defaults_cleared(self.model, self.tokenizer):
             table = generate(
-                self.model, self.tokenizer, token_rows(rows), self.sampling, n, seed, measure_kl=self.tuned
+                self.model,
+                self.tokenizer,
+                token_rows(rows),
+                self.sampling,
+                n,
+                seed,
+                measure_kl=self.tuned,
+                engine=self.engine,
             )
         texts, responses = table["prompt"].tolist(), table["response"].tolist()
         columns = columns_of([rows[number] for number in table["prompt_id"]])

@@ -5,14 +5,18 @@ Legend: N responses, T tokens.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mapft.config import SamplingConfig
-from mapft.sampling.models import base_policy_active
+from mapft.sampling.engines import ExactEngine
+from mapft.sampling.models import START, base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import working_on
 from mapft.utils.forward import own_head, response_log_probs
@@ -20,7 +24,11 @@ from mapft.utils.oom import OomRetry
 from mapft.utils.seeds import derive_seed
 from mapft.utils.text import response_texts
 
+ENGINE_LOG_RATIO = "engine_log_ratio"  # the column with log pi/mu of responses that an engine proposed
 LOGITS_BYTES = 2**28  # of the logits in one pass of `log_prob`, which holds about four copies of them
+
+# Of prompts: the tokens of a response to each, and further columns
+Sample = Callable[[list[list[int]]], tuple[list[list[int]], dict[str, list[Any]]]]
 
 
 def generate(
@@ -32,6 +40,7 @@ def generate(
     seed: int,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     measure_kl: bool = False,
+    engine: ExactEngine | None = None,
 ) -> pd.DataFrame:
     """samples_per_prompt responses to every prompt: columns prompt_id, prompt, response, tokens, finished (by EOS), and
     the ids of the tokens, prompt_token_ids and response_token_ids.
@@ -40,16 +49,20 @@ def generate(
     unbiased estimate of KL(pi||p0). Prompts of similar length share a batch, and every batch has its own seed, so the
     responses depend on sampling.batch_size but not on earlier batches. sampling.micro_batch_size of a batch are
     generated at a time, fewer where they exceed the memory. on_batch: called with the number of responses so far and in
-    total.
+    total. engine: generates in place of transformers; adds the column engine_log_ratio = log pi/mu in nats.
     """
     order = sorted(range(len(prompts.ids)), key=lambda p: len(prompts.ids[p]))
     prompt_numbers = [p for p in order for _ in range(samples_per_prompt)]
-    config = _generation_config(sampling)
+    sample = (
+        _with_transformers(policy, tokenizer, sampling)
+        if engine is None
+        else _with_engine(policy, tokenizer, sampling, engine)
+    )
     rows: list[dict[str, Any]] = []
     in_parts = OomRetry(sampling.micro_batch_size)
 
     def generate_rows(batch: Sequence[int]) -> list[dict[str, Any]]:
-        return _generate_batch(policy, tokenizer, prompts, batch, config, measure_kl)
+        return _rows(policy, tokenizer, prompts, batch, sample, sampling.temperature if measure_kl else None)
 
     def report(done: int) -> None:
         on_batch(len(rows) + done, len(prompt_numbers))
@@ -63,6 +76,91 @@ def generate(
     return pd.DataFrame(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 
+def _rows(
+    policy: Any,
+    tokenizer: Any,
+    prompts: TokenizedPrompts,
+    batch: Sequence[int],
+    sample: Sample,
+    kl_temperature: float | None,
+) -> list[dict[str, Any]]:
+    """The rows of a batch of prompt numbers, with the KL at this temperature where it is given."""
+    prompt_ids, eos_ids = [prompts.ids[p] for p in batch], policy.generation_config.eos_token_id
+    response_ids, columns = sample(prompt_ids)
+    columns["response"] = response_texts(tokenizer, prompt_ids, response_ids)
+    if kl_temperature is not None:
+        tokens = _padded(tokenizer, prompt_ids, response_ids, policy.device)
+        columns["kl"] = _log_ratio(policy, tokens, kl_temperature).tolist()
+    return [
+        {
+            "prompt_id": p,
+            "prompt": prompts.texts[p],
+            "tokens": len(ids),
+            "finished": ids[-1] in eos_ids,
+            "prompt_token_ids": prompts.ids[p],
+            "response_token_ids": ids,
+            **{name: column[number] for name, column in columns.items()},
+        }
+        for number, (p, ids) in enumerate(zip(batch, response_ids, strict=True))
+    ]
+
+
+def _with_transformers(policy: Any, tokenizer: Any, sampling: SamplingConfig) -> Sample:
+    config = _generation_config(sampling)
+
+    def sample(prompt_ids: list[list[int]]) -> tuple[list[list[int]], dict[str, list[Any]]]:
+        padded = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(policy.device)
+        with torch.inference_mode(), working_on(f"model.path={policy.name_or_path}", "cannot generate"):
+            sequences = policy.generate(**padded, generation_config=config, synced_gpus=False)  # processes do not wait
+        responses_NT = sequences[:, padded["input_ids"].size(1) :]
+        is_eos_NT = torch.isin(responses_NT, torch.tensor(policy.generation_config.eos_token_id, device=policy.device))
+        lengths_N = torch.where(is_eos_NT.any(1), is_eos_NT.int().argmax(1) + 1, is_eos_NT.size(1)).tolist()
+        return [ids[:length] for ids, length in zip(responses_NT.tolist(), lengths_N, strict=True)], {}
+
+    return sample
+
+
+def _with_engine(policy: Any, tokenizer: Any, sampling: SamplingConfig, engine: ExactEngine) -> Sample:
+    """The engine has the active adapter of the policy, or its base model alone."""
+    if isinstance(policy, PeftModel):
+        name = str(policy.active_adapter)
+        with TemporaryDirectory() as folder:
+            policy.save_pretrained(folder, selected_adapters=[name])
+            engine.load(Path(folder) if name == START else Path(folder) / name)
+    else:
+        engine.load(None)
+
+    def policy_pass(prompt_ids: list[list[int]], response_ids: list[list[int]]) -> tuple[list[float], list[None]]:
+        logp = log_prob(policy, _padded(tokenizer, prompt_ids, response_ids, policy.device)).tolist()
+        return logp, [None] * len(logp)
+
+    def sample(prompt_ids: list[list[int]]) -> tuple[list[list[int]], dict[str, list[Any]]]:
+        responses = engine.sample(
+            policy_pass,
+            prompt_ids,
+            eos_ids=policy.generation_config.eos_token_id,
+            max_new_tokens=sampling.max_new_tokens,
+            seed=int(torch.randint(2**31, ())),
+        )
+        return [each.ids for each in responses], {ENGINE_LOG_RATIO: [each.log_ratio for each in responses]}
+
+    return sample
+
+
+def _padded(
+    tokenizer: Any, prompt_ids: list[list[int]], response_ids: list[list[int]], device: torch.device
+) -> dict[str, torch.Tensor]:
+    """See `response_log_probs`."""
+    prompts = tokenizer.pad({"input_ids": prompt_ids}, padding_side="left", return_tensors="pt").to(device)
+    responses = tokenizer.pad({"input_ids": response_ids}, padding_side="right", return_tensors="pt").to(device)
+    return {
+        "prompt_ids": prompts["input_ids"],
+        "prompt_mask": prompts["attention_mask"],
+        "completion_ids": responses["input_ids"],
+        "mask": responses["attention_mask"],
+    }
+
+
 def _generation_config(sampling: SamplingConfig) -> GenerationConfig:
     return GenerationConfig(
         do_sample=True,
@@ -72,46 +170,6 @@ def _generation_config(sampling: SamplingConfig) -> GenerationConfig:
         top_p=sampling.top_p,
         repetition_penalty=1.0,
     )
-
-
-def _generate_batch(
-    policy: Any,
-    tokenizer: Any,
-    prompts: TokenizedPrompts,
-    batch: Sequence[int],
-    config: GenerationConfig,
-    measure_kl: bool,
-) -> list[dict[str, Any]]:
-    padded = tokenizer.pad({"input_ids": [prompts.ids[p] for p in batch]}, padding_side="left", return_tensors="pt")
-    padded = padded.to(policy.device)
-    width = padded["input_ids"].size(1)
-    with torch.inference_mode(), working_on(f"model.path={policy.name_or_path}", "cannot generate"):
-        sequences = policy.generate(**padded, generation_config=config, synced_gpus=False)  # processes do not wait
-    eos_ids = torch.tensor(policy.generation_config.eos_token_id, device=sequences.device)
-    is_eos_NT = torch.isin(sequences[:, width:], eos_ids)
-    finished_N = is_eos_NT.any(1)
-    lengths_N = torch.where(finished_N, is_eos_NT.int().argmax(1) + 1, is_eos_NT.size(1))
-    rows = [
-        {"prompt_id": p, "prompt": prompts.texts[p], "tokens": length, "finished": finished}
-        for p, length, finished in zip(batch, lengths_N.tolist(), finished_N.tolist(), strict=True)
-    ]
-    ids = [sequence[width : width + row["tokens"]] for sequence, row in zip(sequences, rows, strict=True)]
-    for row, response in zip(rows, response_texts(tokenizer, [prompts.ids[p] for p in batch], ids), strict=True):
-        row["response"] = response
-    for row, response_ids in zip(rows, ids, strict=True):
-        row["prompt_token_ids"], row["response_token_ids"] = prompts.ids[row["prompt_id"]], response_ids.tolist()
-    if measure_kl:
-        mask_NT = torch.arange(is_eos_NT.size(1), device=lengths_N.device) < lengths_N[:, None]
-        tokens = {
-            "prompt_ids": padded["input_ids"],
-            "prompt_mask": padded["attention_mask"],
-            "completion_ids": sequences[:, width:],
-            "mask": mask_NT.long(),
-        }
-        log_ratio_N = _log_ratio(policy, tokens, config.temperature)
-        for row, log_ratio in zip(rows, log_ratio_N.tolist(), strict=True):
-            row["kl"] = log_ratio
-    return rows
 
 
 def _log_ratio(policy: Any, tokens: dict[str, torch.Tensor], temperature: float) -> torch.Tensor:

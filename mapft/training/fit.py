@@ -21,6 +21,7 @@ from mapft.ppo.checkpoint import newest_complete
 from mapft.ppo.generation import PROMPT_TOKENS
 from mapft.ppo.replay import Group, ReplayStore
 from mapft.rewards.loader import RewardModels
+from mapft.sampling.engines import make_engine
 from mapft.sampling.models import load_policy
 from mapft.sampling.prompts import PromptRow
 from mapft.tracking.callback import Tracking
@@ -97,6 +98,7 @@ def fit(
         replay=replay,
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
+        engine=make_engine(config.engine, config.sampling),
         callbacks=[JsonLines(folder.logs, extra_metrics), lam, tracking],
     )
     trainer.remove_callback(ProgressCallback)

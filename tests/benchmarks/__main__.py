@@ -32,6 +32,7 @@ BENCHMARKS = {  # in the order of the file
     "scoring": "reward models in length-sorted batches against one text at a time",
     "ppo": "an iteration against TRL 1.12's PPO and TRL's RLOO",
     "convergence": "responses until PPO reaches p_lam, without and with replay",
+    "engines": "tokens per second of transformers and vLLM; needs MAPFT_VLLM",
     "long": "memory, open files and disk over 10,000 iterations",
     "run": "a complete run, and what runs share",
     "ui": "moving a slider of the palette page, 20,000 samples of 6 values",

@@ -82,11 +82,14 @@ def scores(seed: int = 1, values: int = 2) -> np.ndarray:
 
 
 @torch.no_grad()
-def log_probs(policy: torch.nn.Module, temperature: float = 1.0) -> np.ndarray:
-    """log p(y|x) of every response, (P, Y), float64: one forward pass per prompt on unpadded rows of full length."""
-    out = np.zeros((len(PROMPTS), len(responses())))
-    for p, prompt in enumerate(PROMPTS):
-        head = tokenizer()(prompt)["input_ids"]
+def log_probs(policy: torch.nn.Module, temperature: float = 1.0, heads: list[list[int]] | None = None) -> np.ndarray:
+    """log p(y|x) of every response, (P, Y), float64: one forward pass per prompt on unpadded rows of full length.
+
+    heads: the tokens of the prompts, by default of PROMPTS.
+    """
+    heads = [tokenizer()(prompt)["input_ids"] for prompt in PROMPTS] if heads is None else heads
+    out = np.zeros((len(heads), len(responses())))
+    for p, head in enumerate(heads):
         rows = torch.tensor([[*head, *ids, *[0] * (STEPS - len(ids))] for ids in responses()])
         logp = (policy(input_ids=rows).logits.double() / temperature).log_softmax(-1)
         for y, ids in enumerate(responses()):

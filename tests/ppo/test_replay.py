@@ -73,6 +73,19 @@ def test_a_sample_has_different_groups_and_depends_on_its_seed():
     assert len(replay.sample(1000, seed=1)) == 20
 
 
+def test_the_parts_of_a_pass_have_every_group_once():
+    replay = store()
+    replay.add([group(number, size=3) for number in range(20)])
+
+    def numbers(parts: range, seed: int) -> list[int]:
+        return [one.prompt_ids[0] for part in parts for one in replay.part_of_pass(10, part, seed)]
+
+    first, second = numbers(range(7), 1), numbers(range(7, 14), 1)
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert [len(replay.part_of_pass(10, part, 1)) for part in range(7)] == [3, 3, 3, 3, 3, 3, 2]  # the nearest to 10
+    assert first not in (second, numbers(range(7), 2))
+
+
 def test_a_store_is_read_as_it_was_and_distributed_anew_over_other_processes(tmp_path):
     saved = store()
     saved.add([group(number) for number in range(5)])

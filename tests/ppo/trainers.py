@@ -28,7 +28,14 @@ def lora() -> LoraConfig:
 
 
 def make_trainer(
-    folder: Path, reward_funcs, model=None, peft_config="lora", prompts=tabular.PROMPTS, replay=None, **settings
+    folder: Path,
+    reward_funcs,
+    model=None,
+    peft_config="lora",
+    prompts=tabular.PROMPTS,
+    replay=None,
+    engine=None,
+    **settings,
 ) -> PPOTrainer:
     """A PPOTrainer on the tabular world: 256 responses per iteration and 4 epochs on them, unless set otherwise."""
     defaults = {
@@ -49,6 +56,7 @@ def make_trainer(
         train_dataset=Dataset.from_dict({"prompt": prompts}),
         processing_class=tabular.tokenizer(),
         replay=replay,
+        engine=engine,
         peft_config=lora() if peft_config == "lora" else peft_config,
     )
 

@@ -198,6 +198,7 @@ class Cycle:
         Scores are written chunk by chunk, and an interrupted run does not repeat them.
         """
         from mapft.rewards.scoring import score_texts
+        from mapft.sampling.engines import make_engine
         from mapft.sampling.models import load_policy
         from mapft.sampling.prompts import columns_of
         from mapft.sampling.responses import generate
@@ -207,7 +208,10 @@ class Cycle:
         policy, tokenizer = load_policy(config.model)
         pilot, sampling = token_rows(self.inputs.prompts.pilot), config.sampling
         seed = derive_seed(config.seed, "samples")
-        samples = generate(policy, tokenizer, pilot, sampling, sampling.samples_per_prompt, seed, on_batch)
+        engine = make_engine(config.engine, sampling)
+        samples = generate(
+            policy, tokenizer, pilot, sampling, sampling.samples_per_prompt, seed, on_batch, engine=engine
+        )
         del policy
         free_memory()
         texts, ids = (samples["prompt"].tolist(), samples["response"].tolist()), samples["prompt_id"].tolist()

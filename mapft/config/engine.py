@@ -1,0 +1,39 @@
+"""What generates responses."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mapft.config.fields import Settings, require, setting
+
+TRANSFORMERS = "transformers"
+
+
+@dataclass(kw_only=True)
+class EngineConfig(Settings):
+    """What generates responses, in pilot, visits, PPO, decoding and evaluation alike (mapft/sampling/engines)."""
+
+    prefix: ClassVar[str] = "engine"
+    name: str = setting(TRANSFORMERS, "Name in ENGINES; selected with engine=NAME.")
+    urls: list[str] = setting(
+        factory=list, help="Addresses of servers of the base model, http://host:port.", identity=False
+    )
+    max_ratio: float = setting(
+        1.5,
+        "C: responses whose density ratio of policy and engine is at most C are exact; each takes about C samples.",
+        above=1,
+        at_most=1000,
+    )
+    max_level_bound: float = setting(
+        0.05, "Largest bound on the error of a level with which a run goes on.", unit="sd", above=0, identity=False
+    )
+    adapters: str | None = setting(
+        None, "Folder in which the servers find adapters.", null="use one for temporary files", identity=False
+    )
+    concurrency: int = setting(64, "Requests at a time to each server.", at_least=1, identity=False)
+    timeout: float = setting(300.0, "Longest wait for a reply.", unit="seconds", above=0, identity=False)
+    retries: int = setting(3, "Attempts after the first one, for each server.", at_least=0, identity=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name != TRANSFORMERS:
+            require(bool(self.urls), "engine.urls", "[]", "one address or more, http://host:port")

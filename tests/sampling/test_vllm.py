@@ -1,0 +1,185 @@
+"""engine=vllm against real servers. Truth: the model's own log-probabilities, and exact enumeration of two steps."""
+
+import itertools
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from scipy.stats import chisquare
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mapft.cli import main
+from mapft.config import EngineConfig
+from mapft.sampling.engines.vllm import VLLM
+from mapft.utils.consistency import own_log_probs
+from tests.sampling.vllm_server import PYTHON, Server
+from tests.worlds import SMALL
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PYTHON, reason="MAPFT_VLLM names no python with vLLM: use launch/test.sh --engines"),
+]
+WORDS = [f"w{number}" for number in range(30)]
+EOS, PROMPT = 1, [5, 6, 7]
+DRAWS = 1500
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A Llama of 32 tokens, of which some are likely."""
+    folder = tmp_path_factory.mktemp("llama")
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "<eos>", *WORDS])}
+    words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        eos_token_id=EOS,
+        bos_token_id=None,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapter(model, tmp_path_factory) -> Path:
+    """Large random weights."""
+    folder = tmp_path_factory.mktemp("adapter")
+    tuned = get_peft_model(LlamaForCausalLM.from_pretrained(model), LoraConfig(r=4, target_modules="all-linear"))
+    torch.manual_seed(1)
+    for name, weight in tuned.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.2)
+    tuned.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def servers(model, tmp_path_factory):
+    """Two of them."""
+    folder = tmp_path_factory.mktemp("servers")
+    both = [Server(model, folder / f"{number}.log") for number in range(2)]
+    try:
+        for server in both:
+            server.wait()
+        yield both
+    finally:
+        for server in both:
+            server.stop()
+
+
+@pytest.fixture
+def engine(servers, tmp_path) -> VLLM:
+    return VLLM(EngineConfig(name="vllm", urls=[server.url for server in servers], adapters=str(tmp_path)))
+
+
+def log_prob(policy, ids: list[int]) -> float:
+    """Of a response to PROMPT."""
+    return own_log_probs(policy, [PROMPT + ids])[len(PROMPT) - 1 :].sum().item()
+
+
+def policies(model: Path, adapter: Path):
+    base = LlamaForCausalLM.from_pretrained(model).eval()
+    yield None, base
+    tuned = get_peft_model(LlamaForCausalLM.from_pretrained(model), LoraConfig(r=4, target_modules="all-linear"))
+    tuned.load_adapter(adapter, "other")
+    tuned.set_adapter("other")
+    yield adapter, tuned.eval()
+
+
+def test_the_law_of_two_tokens_is_the_models(engine, model, adapter):
+    """With the base model and with an adapter; log-probabilities to 1e-3, the law by chi-square."""
+    responses = [[EOS], *([a, b] for a, b in itertools.product(range(32), repeat=2) if a != EOS)]
+    for folder, policy in policies(model, adapter):
+        engine.load(folder)
+        proposals = engine.propose([PROMPT] * DRAWS, range(DRAWS), [EOS], 2)
+        for proposal in proposals[:50]:
+            assert proposal.logp == pytest.approx(log_prob(policy, proposal.ids), abs=1e-3)
+        first_K = torch.tensor([PROMPT])
+        with torch.no_grad():
+            log_p_K = policy(first_K).logits[0, -1].double().log_softmax(-1)
+            after = torch.tensor([[*PROMPT, token] for token in range(32)])
+            log_p_KK = policy(after).logits[:, -1].double().log_softmax(-1)
+        expected = DRAWS * np.array(
+            [log_p_K[ids[0]].exp() * (log_p_KK[ids[0], ids[1]].exp() if len(ids) > 1 else 1) for ids in responses]
+        )
+        counts = Counter(tuple(proposal.ids) for proposal in proposals)
+        observed = np.array([counts[tuple(ids)] for ids in responses])
+        common = expected > 5
+        pairs = (np.append(each[common], each[~common].sum()) for each in (observed, expected))
+        assert chisquare(*pairs).pvalue > 1e-3
+
+
+def test_responses_end_at_eos_or_at_the_limit(engine):
+    engine.load(None)
+    proposals = engine.propose([PROMPT] * 64, range(64), [EOS], 20)
+    for proposal in proposals:
+        assert EOS not in proposal.ids[:-1]
+        assert proposal.ids[-1] == EOS or len(proposal.ids) == 20
+    again = engine.propose([PROMPT] * 4, range(4), [EOS], 20)
+    assert len({tuple(proposal.ids) for proposal in again}) > 1  # each has its own seed
+
+
+def run(model: Path, servers, output: Path, *more: str) -> list[str]:
+    prompts = output.parent / "prompts.jsonl"
+    lines = [json.dumps({"prompt": " ".join(WORDS[number + k] for k in range(4))}) for number in range(26)]
+    prompts.write_text("\n".join(lines) + "\n", "utf-8")
+    return [
+        "run",
+        "experiment=own",
+        f"model.path={model}",
+        f"data.path={prompts}",
+        "rewards=[]",
+        "+rewards.vowels.kind=function",
+        "+rewards.vowels.target=tests.sampling.test_vllm:even",
+        "palette=custom",
+        "+palette.sd.vowels=0.3",
+        "engine=vllm",
+        f"engine.urls=[{','.join(server.url for server in servers)}]",
+        "engine.retries=1",
+        f"output={output}",
+        "sampling.max_new_tokens=8",
+        *SMALL,
+        *more,
+    ]
+
+
+def even(prompts: list[str], completions: list[str], **_: object) -> list[float]:
+    """Share of words with an even number."""
+    return [float(np.mean([int(word[1:]) % 2 == 0 for word in text.split()] or [0.5])) for text in completions]
+
+
+def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, servers, tmp_path, capfd, caplog):
+    """One of two servers is killed between pilot and training; then both."""
+    output = tmp_path / "runs"
+    command = run(model, servers, output)
+    assert main(["sample", *command[1:]]) == 0
+    [folder] = [path for path in output.glob("*") if (path / "samples.parquet").exists()]
+    samples = pd.read_parquet(folder / "samples.parquet")
+    assert samples["engine_log_ratio"].abs().max() < 0.05
+    servers[0].stop()
+    assert main(command) == 0
+    assert f"{servers[0].url} does not answer" in caplog.text
+    assert "The engine is" in capfd.readouterr().out
+    logs = [json.loads(line) for line in (folder / "logs.jsonl").read_text("utf-8").splitlines()]
+    bounds = [line["engine/level_bound"] for line in logs if "engine/level_bound" in line]
+    assert bounds
+    assert max(bounds) < 0.05
+    servers[1].stop()
+    assert main(run(model, servers, output, "seed=1")) == 2
+    assert "No server of engine.urls=" in capfd.readouterr().err
