@@ -71,6 +71,9 @@ class PPOSettings(Settings):
     warm_start_passes: float = setting(
         0.0, "Passes of the regression over the pilot's responses before the first rollout.", at_least=0
     )
+    warm_start_learning_rate: float | None = setting(
+        None, "Learning rate at which the warm start begins; it falls to 0.", above=0, null="use learning_rate"
+    )
     reward_retries: int = setting(
         0,
         "Further calls of a reward function that raised, after 1, 2, 4, ... seconds.",

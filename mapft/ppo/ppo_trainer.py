@@ -211,7 +211,8 @@ class PPOTrainer(RolloutTrainer):
             steps = self.begun.warm_start * self.args.steps_per_iteration
             super().create_scheduler(num_training_steps - steps, optimizer)
             if steps and isinstance(self.lr_scheduler, LambdaLR):
-                decay_first(self.lr_scheduler, steps)
+                rate = self.args.warm_start_learning_rate or self.args.learning_rate
+                decay_first(self.lr_scheduler, steps, rate / self.args.learning_rate)
         return self.lr_scheduler
 
     def prompt_sampler(self) -> PromptSampler:

@@ -85,20 +85,22 @@ def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
     return math.ceil(args.warm_start_passes * sum(map(len, groups)) / per_iteration)
 
 
-def decay_first(schedule: LambdaLR, steps: int) -> None:
-    """Let the rate fall from its full value to 0 in the first `steps` steps, and follow `schedule` after them.
+def decay_first(schedule: LambdaLR, steps: int, start: float) -> None:
+    """Let the rate fall to 0 in the first `steps` steps, and follow `schedule` after them.
+
+    start: the first rate, as a multiple of the learning rate.
 
     Adam's steps are as long as the rate, however small the gradient is, so the regression on a fixed set of responses
     ends where its rate ends.
     """
-    schedule.lr_lambdas = [partial(_decay_first, steps, factor) for factor in schedule.lr_lambdas]
-    schedule._last_lr = list(schedule.base_lrs)
-    for group, rate in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
+    schedule.lr_lambdas = [partial(_decay_first, steps, start, factor) for factor in schedule.lr_lambdas]
+    schedule._last_lr = [start * rate for rate in schedule.base_lrs]
+    for group, rate in zip(schedule.optimizer.param_groups, schedule._last_lr, strict=True):
         group["lr"] = rate
 
 
-def _decay_first(steps: int, factor: Callable[[int], float], step: int) -> float:
-    return 1 - step / steps if step < steps else factor(step - steps)
+def _decay_first(steps: int, start: float, factor: Callable[[int], float], step: int) -> float:
+    return start * (1 - step / steps) if step < steps else factor(step - steps)
 
 
 def _rounded_up(every: float, max_steps: int, steps: int) -> int:

@@ -190,7 +190,8 @@ def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tm
         for row in chosen:
             ids = [list(tabular.responses()[y]) for y in row]
             replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
-    settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 5e-3}
+    settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 1e-3}
+    settings["warm_start_learning_rate"] = 5e-3
     trainer = make_trainer(tmp_path, [table_reward()], replay=replay, logging_steps=1, **settings)
     assert trainer.begun.warm_start == 10  # iterations of 4 x 256 responses, for 10 passes over 1024
     trainer.train()
@@ -198,9 +199,11 @@ def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tm
     assert first["step"] == 41
     assert 0.1 < first["objective/kl"] < 1.0  # the policy of the first rollout has left p0
     assert trainer.state.log_history[39]["episodes"] == 0
-    rates = [log["learning_rate"] / 5e-3 for log in trainer.state.log_history if "learning_rate" in log]
-    assert np.allclose(rates[:40], 1 - np.arange(40) / 40)  # to 0 in the warm start, and again in the rollout's steps
-    assert np.allclose(rates[40:], 1 - np.arange(4) / 4)
+    rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
+    assert np.allclose(
+        rates[:40], 5e-3 * (1 - np.arange(40) / 40)
+    )  # to 0 in the warm start, and again in the rollout's steps
+    assert np.allclose(rates[40:], 1e-3 * (1 - np.arange(4) / 4))
     assert trainer.state.log_history[-1]["episodes"] == 256
     assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.6 * tabular.kl(log_p0, log_p_lam)
 
