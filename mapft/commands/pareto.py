@@ -189,4 +189,4 @@ def _pilot_identity(run: Any) -> dict[str, Any]:
     from mapft.pipeline.artifacts import read_run_record
 
     record = read_run_record(run).identity
-    return {part: record[part] for part in ("model", "data", "sampling", "rewards", "seed", "files")}
+    return {part: record.get(part) for part in ("model", "data", "sampling", "engine", "rewards", "seed", "files")}

@@ -19,7 +19,7 @@ from mapft.training.modes.simultaneous import Simultaneous
 from mapft.utils.errors import UserError
 from mapft.utils.gpus import visible_gpus
 
-SPEED_GROUPS = ("model", "adapter", "trainer", "sampling")  # settings that decide the speed of an iteration
+SPEED_GROUPS = ("model", "adapter", "trainer", "sampling", "engine")  # settings that decide the speed of an iteration
 SPEED_METRICS = {"timing/rollout", "timing/update", "completions/mean_length"}
 
 

@@ -19,21 +19,27 @@ class EngineConfig(Settings):
     )
     max_ratio: float = setting(
         1.5,
-        "C: responses whose density ratio of policy and engine is at most C are exact; each takes about C samples.",
+        "C: responses whose density ratio of policy and engine is at most C are exact; each takes about C proposals.",
         above=1,
         at_most=1000,
     )
     max_level_bound: float = setting(
-        0.05, "Largest bound on the error of a level with which a run goes on.", unit="sd", above=0, identity=False
+        0.05,
+        "Largest estimated bound on the error of a level with which a run goes on.",
+        unit="sd",
+        above=0,
+        identity=False,
     )
     adapters: str | None = setting(
         None, "Folder in which the servers find adapters.", null="use one for temporary files", identity=False
     )
-    concurrency: int = setting(64, "Requests at a time to each server.", at_least=1, identity=False)
+    concurrency: int = setting(64, "Requests at a time to each server, of each process.", at_least=1, identity=False)
     timeout: float = setting(300.0, "Longest wait for a reply.", unit="seconds", above=0, identity=False)
     retries: int = setting(3, "Attempts after the first one, for each server.", at_least=0, identity=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name != TRANSFORMERS:
-            require(bool(self.urls), "engine.urls", "[]", "one address or more, http://host:port")
+            valid = [url for url in self.urls if url.startswith(("http://", "https://"))]
+            needed = "one address or more, http://host:port"
+            require(bool(valid) and valid == self.urls, "engine.urls", self.urls, needed)

@@ -93,8 +93,8 @@ def engine_sentences(evaluation: Evaluation) -> list[str]:
         return []
     kl, lost, bound = (evaluation.engine[name] for name in ("kl", "lost_mass", "level_bound"))
     return [
-        f"The engine is {kl:.2g} nats per response from the policy; rejection loses a mass of {lost:.2g}, so every "
-        f"level is within {bound:.2g} sd of the policy's."
+        f"The engine is {kl:.2g} nats per response from the policy; rejection loses a mass of {lost:.2g}, by which a "
+        f"realized level of base and tuned policy is off by an estimated {bound:.2g} sd at most."
     ]
 
 

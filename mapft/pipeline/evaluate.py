@@ -164,13 +164,13 @@ def _evaluation(run: Run, tables: dict[str, pd.DataFrame], cache_key: str) -> Ev
 
 
 def _engine(run: Run, tables: dict[str, pd.DataFrame]) -> dict[str, float]:
-    """The largest mismatch of the engine with a policy; empty for transformers."""
+    """The largest mismatch of the engine with the base policy (pilot or evaluation) or the tuned one."""
     from mapft.sampling.engines import mismatch
     from mapft.sampling.responses import ENGINE_LOG_RATIO
 
-    pairs = [table for table in (run.samples, tables[BASE], tables[TUNED]) if ENGINE_LOG_RATIO in table]
-    all_of_them = [mismatch(table[ENGINE_LOG_RATIO], run.config.engine.max_ratio) for table in pairs]
-    return vars(max(all_of_them, key=lambda each: each.level_bound)) if all_of_them else {}
+    proposed = [table for table in (run.samples, tables[BASE], tables[TUNED]) if ENGINE_LOG_RATIO in table]
+    mismatches = [mismatch(table[ENGINE_LOG_RATIO], run.config.engine.max_ratio) for table in proposed]
+    return vars(max(mismatches, key=lambda each: each.level_bound)) if mismatches else {}
 
 
 def _write_report(run: Run, evaluation: Evaluation, tables: dict[str, pd.DataFrame]) -> None:

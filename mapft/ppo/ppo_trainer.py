@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from mapft.ppo.arguments import check_arguments, check_tokenizer
 from mapft.ppo.batch import Batch, plan_epoch, select_rows
 from mapft.ppo.critic import Critic
+from mapft.ppo.engine import PolicyEngine
 from mapft.ppo.generation import TokenGenerator
 from mapft.ppo.loss import policy_loss, variance_loss
 from mapft.ppo.metrics import log_update, timed
@@ -41,7 +42,7 @@ from mapft.ppo.schedule import (
 )
 from mapft.ppo.step_zero import check_policy, check_training_mode, exact_head
 from mapft.ppo.trl_seam import fused_log_probs, whole_weights_of
-from mapft.sampling.engines import ExactEngine
+from mapft.sampling.engines import RejectionSampler
 from mapft.utils.consistency import own_log_probs, padded_pass
 from mapft.utils.device import peak_gb
 from mapft.utils.forward import Head, causal_model, own_head, response_log_probs
@@ -59,7 +60,7 @@ class PPOTrainer(RolloutTrainer):
     log pi/p0 of each response in nats, and `response_texts`, the text of each without special tokens, also where TRL
     parses it into messages.
 
-    engine: generates rollouts in place of transformers; its responses are those of the policy (mapft/sampling/engines).
+    engine: generates rollouts in place of transformers; see mapft/sampling/engines.
 
     replay: where responses are stored for the regression of args.replay_batch, with those that are scored already; the
     same on every process, each of which keeps its share.
@@ -74,7 +75,7 @@ class PPOTrainer(RolloutTrainer):
         args: PPOConfig,
         train_dataset: Dataset,
         replay: ReplayStore | None = None,
-        engine: ExactEngine | None = None,
+        engine: RejectionSampler | None = None,
         **kwargs: Any,
     ):
         check_arguments(model, train_dataset, kwargs)
@@ -104,9 +105,7 @@ class PPOTrainer(RolloutTrainer):
         # TRL never compiles; on a GPU the purpose of a static cache is to decode with a compiled step.
         self.generation_config.disable_compile = args.cache_implementation != "static"
         self.token_generator = TokenGenerator(args)
-        self.engine = engine
-        if engine is not None:
-            self.check_engine(engine)
+        self.engine = None if engine is None else PolicyEngine(engine, self)
         self.replay.keep_share(self.accelerator.process_index, self.accelerator.num_processes)
         self.batch: Batch = {}
         self._plan: list[Tensor] = []

@@ -78,7 +78,7 @@ class ReplayStore:
 
     def part_of_pass(self, responses: int, number: int, seed: int) -> list[Group]:
         """Part `number`, of about `responses` responses, of passes over all groups, each pass in its own order."""
-        size = max(1, round(responses * len(self.groups) / self.responses))
+        size = groups_per_part(self.groups, responses)
         repetition, part = divmod(number, math.ceil(len(self.groups) / size))
         generator = torch.Generator().manual_seed(derive_seed(seed, "pass", repetition))
         order = torch.randperm(len(self.groups), generator=generator).tolist()
@@ -104,6 +104,11 @@ class ReplayStore:
         else:
             self.groups = [Group(**group) for groups in stores for group in groups]
             self.keep_share(process, processes)
+
+
+def groups_per_part(groups: Sequence[Group], responses: int) -> int:
+    """The number of groups that has about so many responses."""
+    return max(1, round(responses * len(groups) / sum(map(len, groups))))
 
 
 def flattened(groups: Iterable[Group]) -> tuple[list[list[int]], list[list[int]]]:

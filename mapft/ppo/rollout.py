@@ -5,34 +5,27 @@ Shapes: B responses of this process, N responses of all processes, T response to
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
 from torch import Tensor
 
 from mapft.ppo.batch import Batch, padded_batch
 from mapft.ppo.checkpoint import ResumableTrainer
+from mapft.ppo.engine import PolicyEngine
 from mapft.ppo.estimation import advantages_and_returns, explained_variance, k1, masked_moments, token_rewards, whiten
 from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
 from mapft.ppo.log_probs import batched_log_probs
 from mapft.ppo.metrics import log_objective, log_rewards, timed
 from mapft.ppo.replay import Group, flattened
-from mapft.ppo.step_zero import moved
 from mapft.ppo.trl_seam import Generate, is_zero3_enabled, use_adapter, without_gradient_checkpointing
-from mapft.sampling.engines import ExactEngine, mismatch
-from mapft.utils.consistency import HALF_TOLERANCE, probe_tokens
-from mapft.utils.errors import UserError
 from mapft.utils.forward import Head, causal_model
 from mapft.utils.seeds import derive_seed
 from mapft.utils.terminal import make_console, progress
 
 LOG_RATIO = "log_ratio"  # the argument of reward functions that has log pi(y|x)/p0(y|x) of each response
-PROBE_TOKENS = 4  # of each response with which an engine is checked
 ROUNDING = 1e-4  # nats: far above the rounding of a response's log-probability, far below what a reward is worth
 
 
@@ -41,7 +34,7 @@ class RolloutTrainer(ResumableTrainer):
 
     head: Head
     token_generator: TokenGenerator
-    engine: ExactEngine | None
+    engine: PolicyEngine | None
 
     def rollout(self, rows: list[dict[str, Any]]) -> Batch:
         """Generate, score, estimate advantages and, in training, fit the critic; returns the batch for `loss`."""
@@ -80,71 +73,12 @@ class RolloutTrainer(ResumableTrainer):
     ) -> tuple[list[list[int]], list[list[float]] | None]:
         """See `TokenGenerator`; in one part where generation gathers sharded weights, as often on every process."""
         if self.engine is not None:
-            return self.engine_tokens(self.engine, prompt_ids)
+            return self.engine.tokens(prompt_ids)
         causal = causal_model(self.model)
         splittable = not (self.is_fsdp_enabled or is_zero3_enabled())
         # TRL switches checkpointing off to generate, but not on again where generation raises.
         with without_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
             return self.token_generator(causal, prompt_ids, generate, splittable=splittable)
-
-    def engine_tokens(
-        self, engine: ExactEngine, prompt_ids: list[list[int]]
-    ) -> tuple[list[list[int]], list[list[float]] | None]:
-        """Responses that the engine proposes and the policy accepts, with their log-probabilities under the policy."""
-        model = self.accelerator.unwrap_model(self.model)  # each process makes passes of its own number
-
-        def log_probs(prompts: list[list[int]], responses: list[list[int]]) -> tuple[list[float], list[list[float]]]:
-            batch = self.batch_of(prompts, responses)
-            logp_BT, _ = self.log_probs(model, batch, features=False)
-            rows = [logp_T[: len(ids)].tolist() for logp_T, ids in zip(logp_BT, responses, strict=True)]
-            return logp_BT.sum(dim=1).tolist(), rows
-
-        self.load_into_engine(engine)
-        accepted = engine.sample(
-            log_probs,
-            prompt_ids,
-            eos_ids=self.eos_token_ids,
-            max_new_tokens=self.max_completion_length,
-            seed=self.seed_of("engine"),
-        )
-        for name, number in mismatch([each.log_ratio for each in accepted], engine.settings.max_ratio).metrics.items():
-            self.metrics[name].append(self.accelerator.reduce(torch.tensor(number), reduction="mean").item())
-        return [each.ids for each in accepted], [each.kept for each in accepted]
-
-    def load_into_engine(self, engine: ExactEngine) -> None:
-        """The policy of this step, as an adapter on the servers' base model."""
-        with TemporaryDirectory() as folder:
-            model = self.accelerator.unwrap_model(self.model)
-            model.save_pretrained(folder, selected_adapters=["default"])
-            engine.load(Path(folder))
-
-    def check_engine(self, engine: ExactEngine) -> None:
-        """UserError unless the engine has the policy's log-probabilities, also of an adapter with large weights.
-
-        An engine that ignores the adapter, or has another base model, is found here.
-        """
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, PeftModel) or self.is_fsdp_enabled or is_zero3_enabled():
-            raise UserError(
-                f"engine={engine.settings.name} needs an adapter, which the servers load, and weights that are not "
-                "sharded (ZeRO-3, FSDP); give peft_config, launch ddp or zero2, or set engine=transformers."
-            )
-        prompts = probe_tokens(causal_model(model))
-        for what, changed in (("the base model", False), ("an adapter", True)):
-            with moved(model) if changed else nullcontext():
-                self.load_into_engine(engine)
-                proposals = engine.engine.propose(prompts, range(len(prompts)), self.eos_token_ids, PROBE_TOKENS)
-                ids = [proposal.ids for proposal in proposals]
-                logp_BT, _ = self.log_probs(model, self.batch_of(prompts, ids), features=False)
-            tokens = sum(map(len, ids))
-            nats = (
-                sum(abs(own - each.logp) for own, each in zip(logp_BT.sum(1).tolist(), proposals, strict=True)) / tokens
-            )
-            if not nats <= HALF_TOLERANCE:
-                raise UserError(
-                    f"With {what}, log-probabilities of the engine differ by {nats:.2g} nats per token from those of "
-                    "the policy; check that the servers of engine.urls have the model of model.path, and obey adapters."
-                )
 
     def add_log_probs(self, batch: Batch) -> Tensor:
         """Add old_logp = log pi and ref_logp = log p0 of every token; return the critic's features (B, T, D)."""

@@ -10,7 +10,7 @@ from functools import partial
 from torch.optim.lr_scheduler import LambdaLR
 
 from mapft.ppo.ppo_config import PPOConfig
-from mapft.ppo.replay import Group
+from mapft.ppo.replay import Group, groups_per_part
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +81,9 @@ def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
             f"to {args.world_size} prompts or more, and {len(groups)} prompts have them."
         )
         return 0
-    per_iteration = args.replay_batch * args.steps_per_iteration * args.world_size
-    return math.ceil(args.warm_start_passes * sum(map(len, groups)) / per_iteration)
+    share = math.ceil(len(groups) / args.world_size)
+    parts = math.ceil(share / groups_per_part(groups, args.replay_batch))
+    return math.ceil(args.warm_start_passes * parts / args.steps_per_iteration)
 
 
 def decay_first(schedule: LambdaLR, steps: int, start: float) -> None:

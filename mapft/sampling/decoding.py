@@ -28,7 +28,7 @@ from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
 from mapft.rewards.loader import RewardModels
 from mapft.rewards.score import NO_COLUMNS, Columns, check_names
-from mapft.sampling.engines import ExactEngine
+from mapft.sampling.engines import RejectionSampler
 from mapft.sampling.models import TUNED, clear_generation_defaults
 from mapft.sampling.prompts import Prompt, PromptRow, columns_of
 from mapft.sampling.responses import generate
@@ -58,7 +58,7 @@ class AlignedSampler:
         rewards: Mapping[str, Score],
         lam: Mapping[str, float],
         sampling: SamplingConfig | None = None,
-        engine: ExactEngine | None = None,
+        engine: RejectionSampler | None = None,
     ):
         check_names(rewards)
         unknown = [name for name in lam if name not in rewards]

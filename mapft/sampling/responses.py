@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mapft.config import SamplingConfig
-from mapft.sampling.engines import ExactEngine
+from mapft.sampling.engines import RejectionSampler, check_bound
 from mapft.sampling.models import START, base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import working_on
@@ -40,7 +40,7 @@ def generate(
     seed: int,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
     measure_kl: bool = False,
-    engine: ExactEngine | None = None,
+    engine: RejectionSampler | None = None,
 ) -> pd.DataFrame:
     """samples_per_prompt responses to every prompt: columns prompt_id, prompt, response, tokens, finished (by EOS), and
     the ids of the tokens, prompt_token_ids and response_token_ids.
@@ -49,15 +49,15 @@ def generate(
     unbiased estimate of KL(pi||p0). Prompts of similar length share a batch, and every batch has its own seed, so the
     responses depend on sampling.batch_size but not on earlier batches. sampling.micro_batch_size of a batch are
     generated at a time, fewer where they exceed the memory. on_batch: called with the number of responses so far and in
-    total. engine: generates in place of transformers; adds the column engine_log_ratio = log pi/mu in nats.
+    total. engine: generates in place of transformers; adds the column engine_log_ratio = log pi/mu in nats. UserError
+    where its bound on the error of a level is too large.
     """
     order = sorted(range(len(prompts.ids)), key=lambda p: len(prompts.ids[p]))
     prompt_numbers = [p for p in order for _ in range(samples_per_prompt)]
-    sample = (
-        _with_transformers(policy, tokenizer, sampling)
-        if engine is None
-        else _with_engine(policy, tokenizer, sampling, engine)
-    )
+    if engine is None:
+        sample = _with_transformers(policy, tokenizer, sampling)
+    else:
+        sample = _with_engine(policy, tokenizer, sampling, engine)
     rows: list[dict[str, Any]] = []
     in_parts = OomRetry(sampling.micro_batch_size)
 
@@ -71,8 +71,13 @@ def generate(
     for start in range(0, len(prompt_numbers), sampling.batch_size):
         batch = prompt_numbers[start : start + sampling.batch_size]
         torch.manual_seed(derive_seed(seed, "draw", start))
-        for part in in_parts(batch, generate_rows, report):
+        # An engine decides by itself how many it generates at a time, and takes one seed for all rows of a batch.
+        for part in in_parts(batch, generate_rows, report) if engine is None else [generate_rows(batch)]:
             rows.extend(part)
+            if engine is not None:
+                report(0)
+    if engine is not None:
+        check_bound([row[ENGINE_LOG_RATIO] for row in rows], engine.settings)
     return pd.DataFrame(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 
@@ -120,15 +125,15 @@ def _with_transformers(policy: Any, tokenizer: Any, sampling: SamplingConfig) ->
     return sample
 
 
-def _with_engine(policy: Any, tokenizer: Any, sampling: SamplingConfig, engine: ExactEngine) -> Sample:
+def _with_engine(policy: Any, tokenizer: Any, sampling: SamplingConfig, engine: RejectionSampler) -> Sample:
     """The engine has the active adapter of the policy, or its base model alone."""
     if isinstance(policy, PeftModel):
         name = str(policy.active_adapter)
         with TemporaryDirectory() as folder:
             policy.save_pretrained(folder, selected_adapters=[name])
-            engine.load(Path(folder) if name == START else Path(folder) / name)
+            engine.engine.load(Path(folder) if name == START else Path(folder) / name)
     else:
-        engine.load(None)
+        engine.engine.load(None)
 
     def policy_pass(prompt_ids: list[list[int]], response_ids: list[list[int]]) -> tuple[list[float], list[None]]:
         logp = log_prob(policy, _padded(tokenizer, prompt_ids, response_ids, policy.device)).tolist()

@@ -19,7 +19,7 @@ METRICS = {
     "engine/chi2": "E_engine[w^2] - 1, with w = pi/engine of a response",
     "engine/ess": "1 / (1 + engine/chi2): effective share of the engine's responses under weights w",
     "engine/lost_mass": "share of pi that rejection loses, because w is above engine.max_ratio",
-    "engine/level_bound": "bound on the error of every level in sd, by engine/lost_mass with its uncertainty",
+    "engine/level_bound": "estimated bound on the error of every level in sd, by engine/lost_mass and its uncertainty",
     "objective/kl": "mean of sum_t log pi/p_ref in nats: KL to the reference, p0 or the policy of the previous visit",
     "objective/entropy": "mean of -sum_t log pi",
     "objective/kl_least": "the least KL in nats that has the targets, by the pilot",

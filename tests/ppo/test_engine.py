@@ -5,7 +5,7 @@ import torch
 
 from mapft.config import EngineConfig
 from mapft.ppo.estimation import k1
-from mapft.sampling.engines import ExactEngine
+from mapft.sampling.engines import RejectionSampler
 from mapft.sampling.engines.exact import Accepted
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
@@ -25,8 +25,8 @@ FAST = {
 }
 
 
-def exact(engine, **settings) -> ExactEngine:
-    return ExactEngine(engine, EngineConfig(**{"max_ratio": 8.0} | settings))
+def exact(engine, **settings) -> RejectionSampler:
+    return RejectionSampler(engine, EngineConfig(**{"max_ratio": 8.0} | settings))
 
 
 def test_a_rollout_has_the_policys_responses_and_log_probabilities(tmp_path):
@@ -34,6 +34,7 @@ def test_a_rollout_has_the_policys_responses_and_log_probabilities(tmp_path):
     move_policy(trainer, 0.1)
     log_pi = tabular.log_probs(trainer.model.eval())
     trainer.model.train()
+    torch.manual_seed(0)
     rows = [dict(trainer.train_dataset[k % len(tabular.PROMPTS)]) for k in range(256)]
     batch = trainer.rollout(rows)
     numbers = {ids: y for y, ids in enumerate(tabular.responses())}
@@ -46,12 +47,12 @@ def test_a_rollout_has_the_policys_responses_and_log_probabilities(tmp_path):
 
 
 def test_an_engine_that_ignores_the_adapter_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"With an adapter, .* differ by .* nats per token"):
+    with pytest.raises(UserError, match=r"With the adapter of large random weights, .* differ by .* nats per token"):
         make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(0.0, deaf=True)))
 
 
 def test_an_engine_with_another_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"With the base model, .* check that the servers of engine.urls"):
+    with pytest.raises(UserError, match=r"With the adapter before training, .* check that the servers of engine.urls"):
         make_trainer(tmp_path, [table_reward()], model=tabular.model(seed=7), engine=exact(TabularEngine(0.0)))
 
 
@@ -62,7 +63,7 @@ def test_a_policy_without_an_adapter_is_refused(tmp_path):
         make_trainer(tmp_path, [table_reward()], base, peft_config=None, engine=exact(TabularEngine(0.0)))
 
 
-class Trusted(ExactEngine):
+class Trusted(RejectionSampler):
     """Accepts every proposal."""
 
     def sample(self, policy, prompts, *, eos_ids, max_new_tokens, seed):

@@ -29,7 +29,7 @@ class TabularEngine:
         self.size = brentq(excess, 0, 5) if kl else 0.0
         self.load(None)
 
-    def load(self, adapter: Path | None) -> None:
+    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
         model = tabular.model()
         if adapter is not None and not self.deaf:
             model = PeftModel.from_pretrained(model, str(adapter))

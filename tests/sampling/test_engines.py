@@ -7,17 +7,19 @@ import pytest
 from scipy.stats import chisquare
 
 from mapft.config import EngineConfig, SamplingConfig
-from mapft.sampling.engines import ExactEngine, make_engine, mismatch
+from mapft.sampling.engines import Proposal, RejectionSampler, check_bound, make_engine, mismatch
 from mapft.sampling.engines.exact import normal_overshoot
+from mapft.sampling.responses import generate
+from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
-from tests.sampling.engines import PROMPT_IDS, TabularEngine
+from tests.sampling.engines import PROMPT_IDS, ROW, TabularEngine
 
 SMALL, MIDDLE, LARGE = 0.0005, 0.013, 0.128  # KL per response in nats
 
 
 def sampled(engine: TabularEngine, prompts, seed: int, **settings):
-    exact = ExactEngine(engine, EngineConfig(**{"max_level_bound": 10.0} | settings))
+    exact = RejectionSampler(engine, EngineConfig(**settings))
     return exact.sample(engine.policy, prompts, eos_ids=[tabular.EOS], max_new_tokens=tabular.STEPS, seed=seed)
 
 
@@ -48,10 +50,82 @@ def test_accepted_responses_have_the_law_of_the_policy(kl, max_ratio):
 
 def test_log_ratios_are_those_of_the_accepted_responses():
     engine = TabularEngine(LARGE)
-    for each in sampled(engine, PROMPT_IDS, seed=3):
+    for row, each in enumerate(sampled(engine, PROMPT_IDS, seed=3)):
         y = tabular.responses().index(tuple(each.ids))
-        row = PROMPT_IDS.index(next(ids for ids in PROMPT_IDS if each.kept == engine.log_pi[PROMPT_IDS.index(ids), y]))
+        assert each.kept == engine.log_pi[row, y]
         assert each.log_ratio == pytest.approx(engine.log_pi[row, y] - engine.log_mu[row, y])
+
+
+def test_samples_of_an_engine_do_not_depend_on_the_micro_batch():
+    """And the responses to a prompt differ."""
+    prompts, policy = TokenizedPrompts(PROMPT_IDS, tabular.PROMPTS), tabular.model()
+    policy.generation_config.eos_token_id = [tabular.EOS]
+    tables = [
+        generate(
+            policy,
+            tabular.tokenizer(),
+            prompts,
+            SamplingConfig(max_new_tokens=tabular.STEPS, micro_batch_size=size, batch_size=32),
+            samples_per_prompt=16,
+            seed=0,
+            engine=RejectionSampler(TabularEngine(MIDDLE), EngineConfig()),
+        )
+        for size in (1, None)
+    ]
+    assert tables[0]["response_token_ids"].tolist() == tables[1]["response_token_ids"].tolist()
+    distinct = tables[0].groupby("prompt_id")["response_token_ids"].apply(lambda ids: len(set(map(tuple, ids))))
+    assert distinct.min() > 4
+
+
+class Deformed(TabularEngine):
+    """Never proposes a response that begins with the token `never`, or returns unfinished ones."""
+
+    never, cut = -1, False
+
+    def propose(self, prompts, seeds, eos_ids, max_new_tokens):
+        proposals = super().propose(prompts, seeds, eos_ids, max_new_tokens)
+        while again := [n for n, each in enumerate(proposals) if each.ids[0] == self.never]:
+            seeds = [seed + 1_000_003 for seed in seeds]
+            new = super().propose([prompts[n] for n in again], [seeds[n] for n in again], eos_ids, max_new_tokens)
+            for n, proposal in zip(again, new, strict=True):
+                proposals[n] = proposal
+        if self.never >= 0:  # its probability goes to the others
+            first = [sum(np.exp(self.log_mu[ROW[tuple(x)]])[self.starts]) for x in prompts]
+            proposals = [
+                Proposal(each.ids, each.logp - np.log(1 - p)) for each, p in zip(proposals, first, strict=True)
+            ]
+        return [Proposal(each.ids[:1], each.logp) for each in proposals] if self.cut else proposals
+
+    @property
+    def starts(self) -> np.ndarray:
+        return np.array([ids[0] == self.never for ids in tabular.responses()])
+
+
+def test_an_engine_that_never_proposes_some_responses_is_refused():
+    engine = Deformed(SMALL)
+    engine.never = 3
+    lost = np.exp(engine.log_pi)[:, engine.starts].sum(axis=1).mean()
+    assert lost > 0.05
+    with pytest.raises(UserError, match=r"never proposes responses that are \d+% or more of the policy's"):
+        sampled(engine, PROMPT_IDS * 64, seed=0)
+
+
+def test_a_response_without_an_end_is_refused():
+    engine = Deformed(SMALL)
+    engine.cut = True
+    with pytest.raises(UserError, match=r"of 1 tokens that ends neither with the first EOS token \(1\) nor after 3"):
+        sampled(engine, PROMPT_IDS, seed=0)
+
+
+def test_an_engine_with_another_model_ends_in_one_sentence():
+    engine = TabularEngine(0.0)
+
+    def other(prompts, responses):
+        return [-200.0] * len(prompts), responses
+
+    sampler = RejectionSampler(engine, EngineConfig(max_ratio=1.1))
+    with pytest.raises(UserError, match=r"No response to 8 of 8 prompts was accepted in 56 rounds"):
+        sampler.sample(other, PROMPT_IDS, eos_ids=[tabular.EOS], max_new_tokens=tabular.STEPS, seed=0)
 
 
 @pytest.mark.parametrize("kl", [SMALL, MIDDLE, LARGE])
@@ -96,24 +170,32 @@ def test_the_bound_covers_the_error_of_levels(kl):
             bounds.append(mismatch([each.log_ratio for each in responses], max_ratio).level_bound)
         covered = error <= np.array(bounds) + 1e-12  # rounding
         assert np.mean(covered) >= 0.95
+        lost_P = 1 - np.minimum(pi_PY, max_ratio * np.exp(engine.log_mu)).sum(axis=1)
+        assert np.median(bounds) <= 3 * (lost_P / (1 - lost_P)).mean() ** 0.5 + 0.02  # and is not far above its truth
     if kl == LARGE:
         assert error > 0.001  # there is something to cover
 
 
 def test_a_bound_that_is_too_large_stops_with_the_ratio_that_is_enough():
     engine = TabularEngine(LARGE)
+    log_ratios = [each.log_ratio for each in sampled(engine, PROMPT_IDS * 64, seed=0)]
     with pytest.raises(
         UserError, match=r"off by 0\.\d+ sd, above engine.max_level_bound=0.05; set engine.max_ratio="
     ) as error:
-        sampled(engine, PROMPT_IDS * 64, seed=0, max_level_bound=0.05)
-    enough = float(str(error.value).split("engine.max_ratio=")[1].split(",")[0])
-    sampled(engine, PROMPT_IDS * 64, seed=0, max_level_bound=0.05, max_ratio=enough)
+        check_bound(log_ratios, EngineConfig())
+    check_bound(log_ratios[:200], EngineConfig())  # too few to judge
+    enough = EngineConfig(max_ratio=float(str(error.value).split("engine.max_ratio=")[1].split(",")[0]))
+    check_bound([each.log_ratio for each in sampled(engine, PROMPT_IDS * 64, 0, max_ratio=enough.max_ratio)], enough)
+    with pytest.raises(UserError, match=r"run the servers in the precision of the policy, and check that"):
+        check_bound(20 * np.array(log_ratios), EngineConfig())
 
 
 def test_the_settings_of_engines():
     sampling = SamplingConfig()
     assert make_engine(EngineConfig(), sampling) is None
-    with pytest.raises(UserError, match=r"engine.urls=\[\] is invalid"):
+    with pytest.raises(
+        UserError, match=r"engine.urls=\[\] is invalid; it must be one address or more, http://host:port"
+    ):
         EngineConfig(name="vllm")
     with pytest.raises(UserError, match=r"engine.name=sglang is unknown; use transformers or vllm"):
         make_engine(EngineConfig(name="sglang", urls=["http://a"]), sampling)

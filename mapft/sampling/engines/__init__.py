@@ -7,16 +7,16 @@ from collections.abc import Callable
 from mapft.config import EngineConfig, SamplingConfig
 from mapft.config.engine import TRANSFORMERS
 from mapft.sampling.engines.engine import Engine, Proposal
-from mapft.sampling.engines.exact import ExactEngine, Mismatch, mismatch
+from mapft.sampling.engines.exact import Mismatch, RejectionSampler, check_bound, mismatch
 from mapft.sampling.engines.vllm import VLLM
 from mapft.utils.errors import UserError
 
 ENGINES: dict[str, Callable[[EngineConfig], Engine]] = {"vllm": VLLM}
 
-__all__ = ["ENGINES", "Engine", "ExactEngine", "Mismatch", "Proposal", "make_engine", "mismatch"]
+__all__ = ["ENGINES", "Engine", "Mismatch", "Proposal", "RejectionSampler", "check_bound", "make_engine", "mismatch"]
 
 
-def make_engine(settings: EngineConfig, sampling: SamplingConfig) -> ExactEngine | None:
+def make_engine(settings: EngineConfig, sampling: SamplingConfig) -> RejectionSampler | None:
     """The engine of the settings; None for transformers.
 
     UserError for an unknown name, and for a sampling that is not the model's whole distribution at temperature 1.
@@ -27,7 +27,7 @@ def make_engine(settings: EngineConfig, sampling: SamplingConfig) -> ExactEngine
         raise UserError(f"engine.name={settings.name} is unknown; use {TRANSFORMERS} or {', '.join(ENGINES)}.")
     if sampling.temperature != 1 or sampling.top_k or sampling.top_p < 1:
         raise UserError(
-            f"engine={settings.name} needs sampling.temperature=1, top_k=0 and top_p=1, because its responses are made "
-            "exact by the policy's full distribution; change them, or set engine=transformers."
+            f"engine={settings.name} needs sampling.temperature=1, top_k=0 and top_p=1, because its responses are "
+            "accepted by the policy's full distribution; change them, or set engine=transformers."
         )
-    return ExactEngine(ENGINES[settings.name](settings), settings)
+    return RejectionSampler(ENGINES[settings.name](settings), settings)

@@ -17,10 +17,13 @@ class Proposal:
 class Engine(Protocol):
     """Generates responses of the base model, or of the base model with an adapter, at temperature 1."""
 
-    def load(self, adapter: Path | None) -> None:
-        """Generate with this adapter, a folder of PEFT's, from now on; None: with the base model alone."""
+    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
+        """Generate with this adapter, a folder of PEFT's, from now on; None: with the base model alone.
+
+        is_main: whether this is the process that tells the engine; others of the same training follow it.
+        """
 
     def propose(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], eos_ids: Sequence[int], max_new_tokens: int
     ) -> list[Proposal]:
-        """One response y ~ mu(.|x) to every prompt, each from its own seed."""
+        """One response y ~ mu(.|x) to every prompt, each from its own seed; it ends with its first EOS or is full."""

@@ -1,17 +1,18 @@
-"""Exact responses of a policy from an engine whose law is another one.
+"""Responses of a policy from an engine whose distribution is another one.
 
-An engine rounds otherwise than the passes that training makes, so its law mu is not the policy pi. A proposal y ~ mu is
-accepted with probability min(1, w/C), w = pi(y|x)/mu(y|x), and proposed anew until one is accepted. Accepted responses
-have the law
+An engine rounds otherwise than the passes that training makes, so its distribution mu is not the policy pi. A proposal
+y ~ mu is accepted with probability min(1, w/C), w = pi(y|x)/mu(y|x), and proposed anew until one is accepted. Accepted
+responses have the distribution
 
     q(y|x) = min(pi, C mu)(y|x) / (1 - m(x)),    m(x) = E_pi[(1 - C/w)+], the lost mass,
 
 which is pi itself where w <= C for all y. Else q/pi <= 1/(1 - m), so for every score r, over all prompts
 
-    |E_q r - E_pi r| <= sd(r) sqrt(E_x chi2(q||pi)) <= sd(r) sqrt(E_x o(x)),    o = m/(1 - m) = E_q[(w/C - 1)+].
+    |E_q r - E_pi r| <= sd_pi(r) sqrt(E_x chi2(q||pi)) <= sd_pi(r) sqrt(E_x o(x)),    o = m/(1 - m).
 
-Everything that follows receives responses of pi, and needs no weights. Log-probabilities are the policy's own, never
-the engine's: with the engine's in the KL, the optimum would be mu exp(lam.r)/Z.
+Where mu > 0 wherever pi > 0, o = E_q[(w/C - 1)+], which accepted responses measure; and E_mu w = 1, which all proposals
+test. Log-probabilities are the policy's own, never the engine's: with the engine's in the KL, the optimum would be
+mu exp(lam.r)/Z.
 
 Legend: N responses.
 """
@@ -19,7 +20,6 @@ Legend: N responses.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ import pandas as pd
 from scipy.special import ndtr
 
 from mapft.config import EngineConfig
-from mapft.sampling.engines.engine import Engine
+from mapft.sampling.engines.engine import Engine, Proposal
 from mapft.utils.errors import UserError
 from mapft.utils.seeds import derive_seed
 
-MAX_ROUNDS = 1000  # proposals for a response
+ROUNDS = 50  # times max_ratio: the most proposals for a response; with no lost mass, e^-50 of them need more
+MOST_COPIES = 4  # proposals at a time for a prompt that is still without a response
 LEAST_RESPONSES = 256  # from which the bound is judged
+WRONG_MODEL = "check that the servers of engine.urls have the model of model.path."
 
 # Of prompts and responses: (logp (N,) under the policy, what the caller wants to keep of each response (N,))
 Pass = Callable[[list[list[int]], list[list[int]]], tuple[Sequence[float], Sequence[Any]]]
@@ -47,73 +49,73 @@ class Accepted:
     kept: Any
 
 
-def exact_responses(
-    engine: Engine,
-    policy: Pass,
-    prompts: Sequence[list[int]],
-    *,
-    max_ratio: float,
-    eos_ids: Sequence[int],
-    max_new_tokens: int,
-    seed: int,
-) -> list[Accepted]:
-    """One response to every prompt. UserError after MAX_ROUNDS proposals for one of them."""
-    accepted: dict[int, Accepted] = {}
-    for number in range(MAX_ROUNDS):
-        rows = [row for row in range(len(prompts)) if row not in accepted]
-        if not rows:
-            return [accepted[row] for row in range(len(prompts))]
-        pending = [prompts[row] for row in rows]
-        seeds = [derive_seed(seed, "engine", number, row) % 2**31 for row in rows]
-        proposals = engine.propose(pending, seeds, eos_ids, max_new_tokens)
-        logp, kept = policy(pending, [proposal.ids for proposal in proposals])
-        uniform = np.random.default_rng(derive_seed(seed, "accept", number)).random(len(rows))
-        for row, proposal, logp_own, keep, u in zip(rows, proposals, logp, kept, uniform, strict=True):
-            log_ratio = logp_own - proposal.logp
-            if math.log(u) <= log_ratio - math.log(max_ratio):
-                accepted[row] = Accepted(proposal.ids, log_ratio, keep)
-    raise UserError(
-        f"The engine proposed {MAX_ROUNDS} responses to a prompt and none was accepted, so its law is far from the "
-        "policy's; check that the servers of engine.urls have the model of model.path."
-    )
-
-
-class ExactEngine:
-    """An engine whose responses are those of the policy. log_ratios: log pi/mu of all responses so far, in nats."""
+class RejectionSampler:
+    """Responses of the policy from an engine. settings: `max_ratio` is C."""
 
     def __init__(self, engine: Engine, settings: EngineConfig) -> None:
         self.engine, self.settings = engine, settings
-        self.log_ratios: list[float] = []
-
-    def load(self, adapter: Path | None) -> None:
-        """The policy from now on, see `Engine.load`."""
-        self.engine.load(adapter)
 
     def sample(
         self, policy: Pass, prompts: Sequence[list[int]], *, eos_ids: Sequence[int], max_new_tokens: int, seed: int
     ) -> list[Accepted]:
-        """One response to every prompt, see `exact_responses`. UserError where the bound is too large."""
-        accepted = exact_responses(
-            self.engine,
-            policy,
-            prompts,
-            max_ratio=self.settings.max_ratio,
-            eos_ids=eos_ids,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+        """One response to every prompt.
+
+        UserError where a prompt has none after ROUNDS * C proposals, the engine never proposes a part of the policy's
+        responses, or ends them in another way.
+        """
+        accepted: dict[int, Accepted] = {}
+        log_ratio_N: list[float] = []  # of all proposals
+        for number in range(math.ceil(ROUNDS * self.settings.max_ratio)):
+            pending = [row for row in range(len(prompts)) if row not in accepted]
+            if not pending:
+                self._check_support(log_ratio_N)
+                return [accepted[row] for row in range(len(prompts))]
+            copies = min(MOST_COPIES, len(prompts) // len(pending))
+            rows = [row for row in pending for _ in range(copies)]
+            seeds = [derive_seed(seed, "proposal", number, place) % 2**31 for place in range(len(rows))]
+            proposals = self.engine.propose([prompts[row] for row in rows], seeds, eos_ids, max_new_tokens)
+            _check_ends(proposals, eos_ids, max_new_tokens)
+            logp_N, kept_N = policy([prompts[row] for row in rows], [proposal.ids for proposal in proposals])
+            uniform_N = np.random.default_rng(derive_seed(seed, "accept", number)).random(len(rows))
+            for row, proposal, logp, kept, uniform in zip(rows, proposals, logp_N, kept_N, uniform_N, strict=True):
+                log_ratio = logp - proposal.logp
+                log_ratio_N.append(log_ratio)
+                if math.log(uniform) <= log_ratio - math.log(self.settings.max_ratio):
+                    accepted.setdefault(row, Accepted(proposal.ids, log_ratio, kept))
+        raise UserError(
+            f"No response to {len(pending)} of {len(prompts)} prompts was accepted in {number + 1} rounds, so the "
+            f"engine's distribution is far from the policy's; {WRONG_MODEL}"
         )
-        self.log_ratios += [response.log_ratio for response in accepted]
-        check_bound(self.log_ratios, self.settings)
-        return accepted
+
+    def _check_support(self, log_ratio_N: Sequence[float]) -> None:
+        """UserError where E_mu w, the policy's mass of what the engine can propose, is certainly below 1."""
+        w_N = np.exp(log_ratio_N)
+        missing = 1 - (w_N.mean() + 4 * w_N.std() / len(w_N) ** 0.5)
+        if len(w_N) >= LEAST_RESPONSES and missing > self.settings.max_level_bound**2:
+            raise UserError(
+                f"The engine never proposes responses that are {missing:.0%} or more of the policy's; start its "
+                f"servers without own sampling settings (vLLM: --generation-config vllm), and {WRONG_MODEL}"
+            )
+
+
+def _check_ends(proposals: Sequence[Proposal], eos_ids: Sequence[int], max_new_tokens: int) -> None:
+    for ids in (proposal.ids for proposal in proposals):
+        complete = bool(ids) and (ids[-1] in eos_ids or len(ids) == max_new_tokens)
+        if not complete or any(token in eos_ids for token in ids[:-1]):
+            raise UserError(
+                f"The engine returned a response of {len(ids)} tokens that ends neither with the first EOS token "
+                f"({', '.join(map(str, eos_ids))}) nor after {max_new_tokens} tokens; start its servers without own "
+                "limits and stop words."
+            )
 
 
 @dataclass(frozen=True)
 class Mismatch:
-    """How far the engine's law mu is from the policy pi, from responses of pi; means over responses.
+    """How far the engine's distribution mu is from the policy pi, from responses of pi; means over responses.
 
     kl: KL(pi||mu) in nats. chi2: E_mu w^2 - 1 = E_pi w - 1. ess: 1 / (1 + chi2), the effective share of the engine's
-    responses under weights w. lost_mass: m. level_bound: sqrt(E o), the bound on the error of every level, in sd, with
-    an upper limit of E o.
+    responses under weights w. lost_mass: m. level_bound: sqrt(E o) with an upper limit of E o: the estimated bound on
+    the error of the level of every score, in units of its sd under the policy.
     """
 
     kl: float
@@ -154,26 +156,30 @@ def normal_overshoot(sd: float, max_ratio: float) -> float:
     if sd == 0:
         return 0.0
     above = (sd**2 / 2 - math.log(max_ratio)) / sd
-    return max(0.0, float(math.exp(sd**2) / max_ratio * ndtr(above + sd) - ndtr(above)))
+    return max(0.0, float(np.exp(min(sd**2, 700.0)) / max_ratio * ndtr(above + sd) - ndtr(above)))
 
 
-def check_bound(log_ratio_N: Sequence[float], settings: EngineConfig) -> None:
+def check_bound(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig) -> None:
     """UserError where the bound, from LEAST_RESPONSES or more, is above engine.max_level_bound."""
     if len(log_ratio_N) < LEAST_RESPONSES:
         return
     bound = mismatch(log_ratio_N, settings.max_ratio).level_bound
-    if bound > settings.max_level_bound:
-        enough = _enough(log_ratio_N, settings.max_level_bound)
+    if not bound <= settings.max_level_bound:
         raise UserError(
-            f"The engine's law differs so much from the policy's that a level can be off by {bound:.3f} sd, above "
-            f"engine.max_level_bound={settings.max_level_bound:g}; set engine.max_ratio={enough:.2g}, with which a "
-            "response takes about as many samples, or run the servers in the precision of the policy."
+            f"The engine's distribution differs so much from the policy's that a level can be off by {bound:.3f} sd, "
+            f"above engine.max_level_bound={settings.max_level_bound:g}; {_remedy(log_ratio_N, settings)}."
         )
 
 
-def _enough(log_ratio_N: Sequence[float], bound: float) -> float:
-    """The least max_ratio, in steps of 10 %, whose bound on these responses is half of `bound`."""
-    ratio = 1.1
-    while mismatch(log_ratio_N, ratio).level_bound > bound / 2:
+def _remedy(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig) -> str:
+    """Names the least max_ratio, in steps of 10 %, whose bound on these responses is half of the largest one."""
+    ratio = settings.max_ratio
+    while ratio < 100 and not mismatch(log_ratio_N, ratio).level_bound <= settings.max_level_bound / 2:
         ratio *= 1.1
-    return ratio
+    precision = "run the servers in the precision of the policy"
+    if ratio >= 100:
+        return f"{precision}, and {WRONG_MODEL[:-1]}"
+    return (
+        f"set engine.max_ratio={math.ceil(10 * ratio) / 10:g}, which begins a new run and takes about as many "
+        f"proposals for a response, {precision}, or raise engine.max_level_bound and continue this run"
+    )

@@ -1,11 +1,13 @@
 """vLLM servers, over HTTP: they have the base model, and load adapters while they run.
 
-    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --served-model-name base --enable-lora --max-lora-rank R
+    VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --served-model-name base --generation-config vllm \
+        --enable-lora --max-lora-rank R
 
-Requests are spread over the servers. One that does not answer is left out, with a warning, and its requests go to the
-others.
+Requests are spread over the servers. One that does not answer is left out, with a warning, until the next adapter is
+loaded, and its requests go to the others.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -30,9 +32,12 @@ logger = logging.getLogger(__name__)
 
 BASE = "base"  # the name of the base model on a server
 TOKEN_VARIABLE = "MAPFT_ENGINE_TOKEN"  # environment variable with the key of `vllm serve --api-key`
+GENERATE, LOAD, UNLOAD = "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
+CONNECT_SECONDS = 10.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
 TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
-SAMPLING = {  # of the model's whole distribution: a server applies the defaults of the model's generation_config.json
+COMPLETE = ("stop", "length")  # reasons why a response ended; others are failures of the server
+SAMPLING = {  # the model's whole distribution, whatever defaults a server has
     "temperature": 1.0,
     "top_p": 1.0,
     "top_k": -1,
@@ -40,43 +45,43 @@ SAMPLING = {  # of the model's whole distribution: a server applies the defaults
     "repetition_penalty": 1.0,
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
+    "ignore_eos": True,  # only the policy's EOS tokens, stop_token_ids, end a response
+    "logprobs": 0,
+    "return_token_ids": True,
+    "skip_special_tokens": False,
 }
 
 
 class VLLM:
-    """An engine: see `Engine`."""
+    """An engine, see `Engine`."""
 
     def __init__(self, settings: EngineConfig) -> None:
-        self.settings = settings
-        temporary = tempfile.mkdtemp(prefix="mapft-adapters-")
-        weakref.finalize(self, rmtree, temporary, ignore_errors=True)
-        self.adapters = Path(settings.adapters or temporary)
-        self.model = BASE
+        self.settings, self.urls = settings, [url.rstrip("/") for url in settings.urls]
+        self.model, self.folder = BASE, Path()  # of the adapter in use
+        self._left_out: set[str] = set()
+        self._adapters = Path(settings.adapters) if settings.adapters else None
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency)
-        self.servers = {
-            url.rstrip("/"): httpx.Client(
-                headers=headers,
-                timeout=settings.timeout,
-                limits=limits,
-                trust_env=not is_loopback(httpx.URL(url).host),
-            )
-            for url in settings.urls
-        }
-        for client in self.servers.values():
-            weakref.finalize(self, client.close)
+        if not token.isascii():
+            raise UserError(f"The key in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {token}"} if token else {},
+            timeout=httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS, pool=None),
+            limits=httpx.Limits(max_connections=settings.concurrency * len(self.urls)),
+            trust_env=not all(is_loopback(httpx.URL(url).host) for url in self.urls),
+        )
+        weakref.finalize(self, self._client.close)
 
-    def load(self, adapter: Path | None) -> None:
-        """The adapter gets the hash of its files as its name, so a server never has another one under it."""
-        before, self.model = self.model, BASE
-        if adapter is not None:
-            self.model, folder = self._published(adapter)
-            if self.model != before:
-                self._on_all("/v1/load_lora_adapter", {"lora_name": self.model, "lora_path": str(folder)})
+    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
+        """The adapter gets the hash of its weights as its name."""
+        self._left_out.clear()
+        before, folder = self.model, self.folder
+        self.model, self.folder = (BASE, Path()) if adapter is None else self._published(adapter)
+        if is_main and self.model not in (BASE, before):
+            self._on_all(LOAD, {"lora_name": self.model, "lora_path": str(self.folder)})
         if before not in (BASE, self.model):
-            self._on_all("/v1/unload_lora_adapter", {"lora_name": before})
-            rmtree(self.adapters / before, ignore_errors=True)
+            if is_main:
+                self._on_all(UNLOAD, {"lora_name": before})
+            rmtree(folder, ignore_errors=True)
 
     def propose(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], eos_ids: Sequence[int], max_new_tokens: int
@@ -86,73 +91,54 @@ class VLLM:
 
         def propose_row(number: int) -> Proposal:
             prompt, seed = rows[number]
-            content = SAMPLING | {
-                "model": self.model,
-                "prompt": prompt,
-                "seed": seed,
-                "max_tokens": max_new_tokens,
-                "stop_token_ids": list(eos_ids),
-                "logprobs": 0,
-                "return_token_ids": True,
-                "skip_special_tokens": False,
-            }
-            return self._proposal(*self._on_one("/v1/completions", content, number))
+            content = {"model": self.model, "prompt": prompt, "seed": seed, "max_tokens": max_new_tokens}
+            content["stop_token_ids"] = list(eos_ids)
+            return _proposal(*self._on_one(GENERATE, SAMPLING | content, number))
 
-        with ThreadPoolExecutor(self.settings.concurrency * max(1, len(self.servers))) as pool:
+        with ThreadPoolExecutor(self.settings.concurrency * len(self.urls)) as pool:
             return list(pool.map(propose_row, range(len(rows))))
 
     def _published(self, adapter: Path) -> tuple[str, Path]:
         """Its name, and a copy in the folder that the servers read."""
-        digest = blake2b(digest_size=8)
-        for file in sorted(path for path in adapter.iterdir() if path.is_file()):
-            digest.update(file.name.encode() + file.read_bytes())
+        if self._adapters is None:
+            self._adapters = Path(tempfile.mkdtemp(prefix="mapft-adapters-"))
+            weakref.finalize(self, rmtree, self._adapters, ignore_errors=True)
+        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
+        digest = blake2b(_canonical(config).encode(), digest_size=8)
+        for weights in sorted(adapter.glob("adapter_model.*")):
+            digest.update(weights.read_bytes())
         name = f"adapter-{digest.hexdigest()}"
-        folder = self.adapters / name
+        folder = self._adapters / f"{name}-{os.getpid()}"
         if not folder.exists():
-            self.adapters.mkdir(parents=True, exist_ok=True)
-            temporary = folder.with_name(f".{name}-{os.getpid()}{TEMPORARY}")
+            self._adapters.mkdir(parents=True, exist_ok=True)
+            temporary = folder.with_name(f".{folder.name}{TEMPORARY}")
             copytree(adapter, temporary, dirs_exist_ok=True)
-            try:
-                temporary.rename(folder)
-            except OSError:  # another process of the training was first
-                rmtree(temporary, ignore_errors=True)
+            temporary.rename(folder)
         return name, folder.resolve()
-
-    def _proposal(self, url: str, reply: Any) -> Proposal:
-        try:
-            choice = reply["choices"][0]
-            ids, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
-            return Proposal([int(token) for token in ids], float(sum(logp)))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{url} returned no token ids with their log-probabilities, as recent versions of vLLM do; correct "
-                "engine.urls, or update the server."
-            ) from error
 
     def _on_one(self, path: str, content: dict[str, Any], number: int) -> tuple[str, Any]:
         """(address, reply) of the server with this number, or of the next one that answers."""
-        while True:
-            urls = list(self.servers)
-            if not urls:
-                raise UserError(
-                    f"No server of engine.urls={','.join(self.settings.urls)} answers; start one again and repeat the "
-                    "command, which continues where it stopped."
-                )
+        while urls := [url for url in self.urls if url not in self._left_out]:
             url = urls[number % len(urls)]
             try:
                 return url, self._post(url, path, content)
             except httpx.TransportError as error:
                 self._leave_out(url, error)
+        raise UserError(
+            f"No server of engine.urls={','.join(self.settings.urls)} answers; start one again and repeat the command, "
+            "which continues where it stopped."
+        )
 
     def _on_all(self, path: str, content: dict[str, Any]) -> None:
-        for url in list(self.servers):
+        for url in self.urls:
             try:
                 self._post(url, path, content)
             except httpx.TransportError as error:
                 self._leave_out(url, error)
 
     def _leave_out(self, url: str, error: Exception) -> None:
-        if self.servers.pop(url, None) is not None:
+        if url not in self._left_out:
+            self._left_out.add(url)
             logger.warning(f"{url} does not answer ({type(error).__name__}: {error}), so it is left out.")
 
     def _post(self, url: str, path: str, content: dict[str, Any]) -> Any:
@@ -165,25 +151,53 @@ class VLLM:
         )
         return retrying(self._attempt, url, path, content)
 
-    def _attempt(self, url: str, path: str, content: dict[str, Any]) -> Any:
-        client = self.servers.get(url)
-        if client is None:
-            raise httpx.ConnectError("left out")
-        reply = client.post(url + path, json=content)
-        if reply.status_code in TEMPORARY_STATUSES:
-            raise httpx.TransportError(f"status {reply.status_code}")
-        if reply.status_code == 400 and "already been loaded" in reply.text:
+    def _attempt(self, url: str, path: str, content: dict[str, Any], *, again: bool = True) -> Any:
+        reply = self._client.post(url + path, json=content)
+        status, message = reply.status_code, reply.text[:300]
+        if status == 200:
+            if path != GENERATE:
+                return None
+            body = reply.json()
+            if any(choice.get("finish_reason") not in COMPLETE for choice in body.get("choices", [])):
+                raise httpx.RemoteProtocolError(f"a response is incomplete: {message}")
+            return body
+        adapter = {"lora_name": self.model, "lora_path": str(self.folder)}
+        if path == LOAD and again and "already been loaded" in message:  # by a run that was killed: its folder is gone
+            self._attempt(url, UNLOAD, {"lora_name": content["lora_name"]})
+            return self._attempt(url, path, content, again=False)
+        if path == UNLOAD and status == 404:
             return None
-        if reply.status_code == 404 and path.endswith("unload_lora_adapter"):
-            return None  # another process has unloaded it
-        if reply.status_code != 200:
-            raise UserError(f"{url}{path} refused a request with status {reply.status_code}: {_message(reply)}")
-        return reply.json() if reply.headers.get("content-type", "").startswith("application/json") else None
+        if path == GENERATE and status == 404 and again and self.model != BASE:  # the server was started again
+            self._attempt(url, LOAD, adapter)
+            return self._attempt(url, path, content, again=False)
+        if status in TEMPORARY_STATUSES and not (path == LOAD and status == 500):
+            raise httpx.RemoteProtocolError(f"status {status}: {message}")
+        raise UserError(f"{url}{path} replied with status {status} ({message}); {_remedy(path, status)}.")
 
 
-def _message(reply: httpx.Response) -> str:
-    hints = {
-        401: f"set {TOKEN_VARIABLE} to the key of the server.",
-        404: f"start it with --served-model-name {BASE}, --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True.",
-    }
-    return hints.get(reply.status_code, reply.text[:300])
+def _canonical(config: dict[str, Any]) -> str:
+    """JSON in which the order of PEFT's sets does not show."""
+    plain = {key: sorted(entry, key=str) if isinstance(entry, list) else entry for key, entry in config.items()}
+    return json.dumps(plain, sort_keys=True)
+
+
+def _proposal(url: str, reply: Any) -> Proposal:
+    try:
+        choice = reply["choices"][0]
+        ids, logp = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+        return Proposal([int(token) for token in ids], float(sum(logp)))
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{url} returned no token ids with their log-probabilities, as recent versions of vLLM do; correct "
+            "engine.urls, or update the server."
+        ) from error
+
+
+def _remedy(path: str, status: int) -> str:
+    if status in (401, 403):
+        return f"set {TOKEN_VARIABLE} to the key of the server"
+    start = f"start it with --served-model-name {BASE}, --enable-lora, --max-lora-rank of at least adapter.r, and "
+    start += "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+    if path == LOAD:
+        return f"{start}, and set engine.adapters to a folder that it can read"
+    return start if status == 404 else "correct what the server reports"
