@@ -54,6 +54,9 @@ def test_commands_compose(words, monkeypatch, capfd):
     if program == "pip":
         assert rest[0] == "install"
         return
+    if program == "vllm":
+        assert rest[0] == "serve"
+        return
     if program.startswith("./"):
         assert (ROOT / program).stat().st_mode & 0o100, f"{program} is not executable"
         return
@@ -141,13 +144,7 @@ def speed() -> str:
     return section
 
 
-def test_every_row_of_the_speed_table_is_a_line_of_the_benchmarks():
-    lines = {" ".join(line.split()) for line in BENCHMARKS.read_text("utf-8").splitlines()}
-    rows = [line.strip("|").split("|") for line in speed().splitlines() if line.startswith("|") and "--" not in line]
-    assert len(rows) > 2
-    assert [row for row in rows if " ".join(cell.strip() for cell in row) not in lines] == []
-
-
-def test_every_number_near_the_speed_table_is_in_the_benchmarks():
+def test_every_number_about_speed_is_in_the_benchmarks():
     number = re.compile(r"\d+\.\d+")
+    assert len(number.findall(speed())) > 2
     assert set(number.findall(speed())) <= set(number.findall(BENCHMARKS.read_text("utf-8")))

@@ -13,16 +13,6 @@ from tests.ppo.trainers import make_trainer, move_policy, table_reward
 from tests.sampling.engines import TabularEngine
 
 LARGE = 0.128  # KL(pi||mu) per response in nats
-FAST = {
-    "total_episodes": 10_240,
-    "num_generations": 8,
-    "num_mini_batches": 4,
-    "per_device_train_batch_size": 64,
-    "num_ppo_epochs": 2,
-    "replay_batch": 128,
-    "replay_coef": 4.0,
-    "whiten_advantages": False,
-}
 
 
 def exact(engine, **settings) -> RejectionSampler:
@@ -75,14 +65,14 @@ class Trusted(RejectionSampler):
 
 @pytest.mark.slow
 def test_training_ends_at_p_lam_for_an_engine_of_another_law(tmp_path, world, monkeypatch):
-    """At .128 nats per response. With the engine's log-probabilities in the KL, it ends elsewhere."""
+    """At .128 nats per response; with the engine's log-probabilities in the KL, it ends about as far from p_lam."""
     log_p_lam = world[2]
-    trainer = make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(LARGE)), **FAST)
+    trainer = make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(LARGE)), total_episodes=20_480)
     trainer.train()
-    assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.03
+    assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.06
 
-    engine = Trusted(TabularEngine(LARGE), EngineConfig())
-    wrong = make_trainer(tmp_path, [table_reward()], engine=engine, **FAST)
+    engine = Trusted(TabularEngine(LARGE), EngineConfig(max_level_bound=10.0))
+    wrong = make_trainer(tmp_path, [table_reward()], engine=engine, total_episodes=20_480)
 
     def kl_of_the_engine(logp_BT, ref_logp_BT, mask_BT):
         kl_BT = k1(logp_BT, ref_logp_BT, mask_BT)
@@ -91,4 +81,4 @@ def test_training_ends_at_p_lam_for_an_engine_of_another_law(tmp_path, world, mo
 
     monkeypatch.setattr("mapft.ppo.rollout.k1", kl_of_the_engine)
     wrong.train()
-    assert tabular.kl(tabular.log_probs(wrong.model.eval()), log_p_lam) > 0.06
+    assert tabular.kl(tabular.log_probs(wrong.model.eval()), log_p_lam) > 0.1

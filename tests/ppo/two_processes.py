@@ -1,4 +1,4 @@
-"""Writes what every rank has after one iteration: `accelerate launch -m tests.ppo.two_processes FOLDER`."""
+"""Writes what every rank has after one iteration: `accelerate launch -m tests.ppo.two_processes FOLDER [engine]`."""
 
 import json
 import sys
@@ -6,13 +6,22 @@ from pathlib import Path
 
 import torch
 
+from mapft.config import EngineConfig
+from mapft.sampling.engines import RejectionSampler
 from tests.ppo.trainers import make_trainer, table_reward
+from tests.sampling.engines import TabularEngine
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, engine: str = "") -> None:
     table = table_reward()
     trainer = make_trainer(
-        folder, [table], per_device_train_batch_size=64, num_ppo_epochs=1, total_episodes=256, logging_steps=1
+        folder,
+        [table],
+        engine=RejectionSampler(TabularEngine(kl=0.013), EngineConfig()) if engine else None,
+        per_device_train_batch_size=64,
+        num_ppo_epochs=1,
+        total_episodes=256,
+        logging_steps=1,
     )
     record = {}
     scores = trainer.scores
@@ -32,10 +41,11 @@ def main(folder: Path) -> None:
     record["adapter"] = [p.double().sum().item() for p in trainer.model.parameters() if p.requires_grad]
     last = next(log for log in reversed(trainer.state.log_history) if "loss/value_avg" in log)
     record |= {name: last[name] for name in ("critic/explained_variance", "loss/value_avg")}
+    record |= {name: number for name, number in last.items() if name.startswith("engine/")}
     rank = trainer.accelerator.process_index
     (folder / f"rank{rank}.json").write_text(json.dumps(record))
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
