@@ -119,7 +119,12 @@ def measure(config: Config) -> None:
                 order = np.random.default_rng(seed).permutation(len(groups))
                 held, train = np.split(order, [len(groups) // 4])
                 trainer = dataclasses.replace(
-                    config.trainer, learning_rate=rate, num_mini_batches=1, total_episodes=1, num_ppo_epochs=1
+                    config.trainer,
+                    learning_rate=rate,
+                    warm_start_learning_rate=None,
+                    num_mini_batches=1,
+                    total_episodes=1,
+                    num_ppo_epochs=1,
                 )
                 other = dataclasses.replace(config, adapter=AdapterConfig(**adapter), trainer=trainer, seed=seed)
                 shares.append(explained(other, run, [groups[k] for k in train], [groups[k] for k in held]))
