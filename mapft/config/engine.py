@@ -1,11 +1,13 @@
 """What generates responses."""
 
+import re
 from dataclasses import dataclass
 from typing import ClassVar
 
 from mapft.config.fields import Settings, require, setting
 
 TRANSFORMERS = "transformers"
+ADDRESS = re.compile(r"https?://[^/\s:]+(:\d+)?/?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
 
 
 @dataclass(kw_only=True)
@@ -19,7 +21,7 @@ class EngineConfig(Settings):
     )
     max_ratio: float = setting(
         1.5,
-        "C: responses whose density ratio of policy and engine is at most C are exact; each takes about C proposals.",
+        "C: responses whose density ratio of policy and engine is at most C are exact; each takes C proposals or more.",
         above=1,
         at_most=1000,
     )
@@ -33,13 +35,12 @@ class EngineConfig(Settings):
     adapters: str | None = setting(
         None, "Folder in which the servers find adapters.", null="use one for temporary files", identity=False
     )
-    concurrency: int = setting(64, "Requests at a time to each server, of each process.", at_least=1, identity=False)
+    concurrency: int = setting(64, "Requests of each process at a time, for each server.", at_least=1, identity=False)
     timeout: float = setting(300.0, "Longest wait for a reply.", unit="seconds", above=0, identity=False)
     retries: int = setting(3, "Attempts after the first one, for each server.", at_least=0, identity=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.name != TRANSFORMERS:
-            valid = [url for url in self.urls if url.startswith(("http://", "https://"))]
-            needed = "one address or more, http://host:port"
-            require(bool(valid) and valid == self.urls, "engine.urls", self.urls, needed)
+            valid = bool(self.urls) and all(map(ADDRESS.fullmatch, self.urls))
+            require(valid, "engine.urls", self.urls, "one address or more, http://host:port")

@@ -1,24 +1,23 @@
 """Rollouts whose responses an engine proposes and the policy accepts (mapft/sampling/engines)."""
 
-from collections import deque
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from peft import PeftModel
 
 from mapft.ppo.step_zero import moved
 from mapft.ppo.trl_seam import is_zero3_enabled
-from mapft.sampling.engines import RejectionSampler, check_bound, mismatch
+from mapft.sampling.engines import RejectionSampler, mismatch
+from mapft.sampling.engines.exact import check_ends
 from mapft.utils.consistency import HALF_TOLERANCE, probe_tokens
 from mapft.utils.errors import UserError
 from mapft.utils.forward import causal_model
 
 PROBE_TOKENS = 4  # of each response with which an engine is checked
-WINDOW = 1024  # the newest responses of all processes, by which the bound is judged
 
 
 class PolicyEngine:
@@ -31,7 +30,6 @@ class PolicyEngine:
 
     def __init__(self, sampler: RejectionSampler, trainer: Any) -> None:
         self.sampler, self.trainer = sampler, trainer
-        self.log_ratios: deque[float] = deque(maxlen=WINDOW)
         name = sampler.settings.name
         sharded = trainer.is_fsdp_enabled or is_zero3_enabled()
         if not isinstance(self.model, PeftModel) or sharded:
@@ -69,8 +67,7 @@ class PolicyEngine:
         log_ratios = gather_object([each.log_ratio for each in accepted])
         for name, number in mismatch(log_ratios, self.sampler.settings.max_ratio).metrics.items():
             self.trainer.metrics[name].append(number)
-        self.log_ratios.extend(log_ratios)
-        check_bound(self.log_ratios, self.sampler.settings)
+        self.sampler.judge(log_ratios)
         return [each.ids for each in accepted], [each.kept for each in accepted]
 
     def _log_probs(self, prompts: list[list[int]], responses: list[list[int]]) -> torch.Tensor:
@@ -79,23 +76,26 @@ class PolicyEngine:
         return logp_BT
 
     def _load(self) -> None:
-        """The policy of this step, when no process generates with the one before any more."""
-        accelerator = self.trainer.accelerator
-        with TemporaryDirectory() as folder:
-            self.model.save_pretrained(folder, selected_adapters=["default"])
-            accelerator.wait_for_everyone()
-            if accelerator.is_main_process:
-                self.sampler.engine.load(Path(folder))
-            accelerator.wait_for_everyone()
-            if not accelerator.is_main_process:
-                self.sampler.engine.load(Path(folder), is_main=False)
+        """Load the policy of this step once no process generates with the previous one."""
+        accelerator, engine = self.trainer.accelerator, self.sampler.engine
+        accelerator.wait_for_everyone()
+        loaded = [""]
+        if accelerator.is_main_process:
+            with TemporaryDirectory() as folder:
+                self.model.save_pretrained(folder, selected_adapters=["default"], save_embedding_layers=False)
+                loaded = [engine.load(Path(folder))]
+        broadcast_object_list(loaded)
+        if not accelerator.is_main_process:
+            engine.follow(loaded[0])
 
     def _check(self, what: str) -> None:
         """Compare log-probabilities of two responses from every server. what: the adapter, in messages."""
         self._load()
         servers = max(1, len(self.sampler.settings.urls))
         prompts = probe_tokens(causal_model(self.model)) * servers
-        proposals = self.sampler.engine.propose(prompts, range(len(prompts)), self.trainer.eos_token_ids, PROBE_TOKENS)
+        eos_ids, tokens = self.trainer.eos_token_ids, min(PROBE_TOKENS, self.trainer.max_completion_length)
+        proposals = self.sampler.engine.propose(prompts, range(len(prompts)), eos_ids, tokens)
+        check_ends(proposals, eos_ids, tokens)
         ids = [proposal.ids for proposal in proposals]
         logp_N = self._log_probs(prompts, ids).sum(dim=1).tolist()
         pairs = zip(logp_N, proposals, strict=True)

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from mapft.config import SamplingConfig
-from mapft.sampling.engines import RejectionSampler, check_bound
+from mapft.sampling.engines import RejectionSampler
 from mapft.sampling.models import START, base_policy_active
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import working_on
@@ -25,6 +25,7 @@ from mapft.utils.seeds import derive_seed
 from mapft.utils.text import response_texts
 
 ENGINE_LOG_RATIO = "engine_log_ratio"  # the column with log pi/mu of responses that an engine proposed
+PASS_ROWS = 32  # of a pass of `log_prob`
 LOGITS_BYTES = 2**28  # of the logits in one pass of `log_prob`, which holds about four copies of them
 
 # Of prompts: the tokens of a response to each, and further columns
@@ -71,13 +72,11 @@ def generate(
     for start in range(0, len(prompt_numbers), sampling.batch_size):
         batch = prompt_numbers[start : start + sampling.batch_size]
         torch.manual_seed(derive_seed(seed, "draw", start))
-        # An engine decides by itself how many it generates at a time, and takes one seed for all rows of a batch.
+        # An engine decides by itself how many it generates at a time, and derives the seed of every row from one.
         for part in in_parts(batch, generate_rows, report) if engine is None else [generate_rows(batch)]:
             rows.extend(part)
             if engine is not None:
                 report(0)
-    if engine is not None:
-        check_bound([row[ENGINE_LOG_RATIO] for row in rows], engine.settings)
     return pd.DataFrame(rows).sort_values("prompt_id", kind="stable", ignore_index=True)
 
 
@@ -130,13 +129,14 @@ def _with_engine(policy: Any, tokenizer: Any, sampling: SamplingConfig, engine: 
     if isinstance(policy, PeftModel):
         name = str(policy.active_adapter)
         with TemporaryDirectory() as folder:
-            policy.save_pretrained(folder, selected_adapters=[name])
+            policy.save_pretrained(folder, selected_adapters=[name], save_embedding_layers=False)
             engine.engine.load(Path(folder) if name == START else Path(folder) / name)
     else:
         engine.engine.load(None)
 
     def policy_pass(prompt_ids: list[list[int]], response_ids: list[list[int]]) -> tuple[list[float], list[None]]:
-        logp = log_prob(policy, _padded(tokenizer, prompt_ids, response_ids, policy.device)).tolist()
+        tokens = _padded(tokenizer, prompt_ids, response_ids, policy.device)
+        logp = log_prob(policy, tokens, rows=sampling.micro_batch_size or PASS_ROWS).tolist()
         return logp, [None] * len(logp)
 
     def sample(prompt_ids: list[list[int]]) -> tuple[list[list[int]], dict[str, list[Any]]]:
@@ -147,7 +147,9 @@ def _with_engine(policy: Any, tokenizer: Any, sampling: SamplingConfig, engine: 
             max_new_tokens=sampling.max_new_tokens,
             seed=int(torch.randint(2**31, ())),
         )
-        return [each.ids for each in responses], {ENGINE_LOG_RATIO: [each.log_ratio for each in responses]}
+        log_ratios = [each.log_ratio for each in responses]
+        engine.judge(log_ratios)
+        return [each.ids for each in responses], {ENGINE_LOG_RATIO: log_ratios}
 
     return sample
 
@@ -185,14 +187,17 @@ def _log_ratio(policy: Any, tokens: dict[str, torch.Tensor], temperature: float)
 
 
 @torch.inference_mode()
-def log_prob(policy: Any, tokens: dict[str, torch.Tensor], temperature: float = 1.0) -> torch.Tensor:
+def log_prob(
+    policy: Any, tokens: dict[str, torch.Tensor], temperature: float = 1.0, rows: int = PASS_ROWS
+) -> torch.Tensor:
     """sum_t log softmax(logits_t / temperature)[y_t] over the response tokens, (N,), in fp32.
 
-    tokens: see `response_log_probs`. A pass has at most 32 rows and LOGITS_BYTES, but one row at least.
+    tokens: see `response_log_probs`. A pass has at most `rows` rows, PASS_ROWS and LOGITS_BYTES, but one row at least.
     """
     row_bytes = 4 * tokens["mask"].size(1) * policy.config.get_text_config().vocab_size
     head, parts = partial(own_head, temperature=temperature), []
-    for rows in torch.arange(len(tokens["mask"])).split(max(1, min(32, LOGITS_BYTES // row_bytes))):
-        part = {name: array[rows] for name, array in tokens.items()}
+    size = max(1, min(rows, PASS_ROWS, LOGITS_BYTES // row_bytes))
+    for numbers in torch.arange(len(tokens["mask"])).split(size):
+        part = {name: array[numbers] for name, array in tokens.items()}
         parts.append(response_log_probs(policy, part, head)[0].sum(1))
     return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""PPO on responses that an engine of another law proposes. Truth: exact enumeration of the tabular world."""
+"""PPO on responses that an engine of another distribution proposes. Truth: exact enumeration of the tabular world."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_a_rollout_has_the_policys_responses_and_log_probabilities(tmp_path):
 
 def test_an_engine_that_ignores_the_adapter_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"With the adapter of large random weights, .* differ by .* nats per token"):
-        make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(0.0, deaf=True)))
+        make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(0.0, ignores_adapter=True)))
 
 
 def test_an_engine_with_another_model_is_refused(tmp_path):
@@ -64,7 +64,7 @@ class Trusted(RejectionSampler):
 
 
 @pytest.mark.slow
-def test_training_ends_at_p_lam_for_an_engine_of_another_law(tmp_path, world, monkeypatch):
+def test_training_ends_at_p_lam_for_an_engine_of_another_distribution(tmp_path, world, monkeypatch):
     """At .128 nats per response; with the engine's log-probabilities in the KL, it ends about as far from p_lam."""
     log_p_lam = world[2]
     trainer = make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(LARGE)), total_episodes=20_480)

@@ -1,5 +1,7 @@
-"""An engine of the tabular world whose law differs from the policy's by a given KL. Truth: enumeration."""
+"""An engine of the tabular world whose distribution differs from the policy's by a given KL. Truth: enumeration."""
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +18,11 @@ PROMPT_IDS = [list(ids) for ids in ROW]
 class TabularEngine:
     """mu(y|x) = pi(y|x) exp(s g(x, y)) / Z(x) with normal g and s such that KL(pi||mu) = kl nats for the base model.
 
-    deaf: ignores the adapter, as an engine would that does not support it.
+    ignores_adapter: as an engine would that does not support it.
     """
 
-    def __init__(self, kl: float, deaf: bool = False) -> None:
-        self.deaf, log_p0 = deaf, tabular.log_probs(tabular.model())
+    def __init__(self, kl: float, ignores_adapter: bool = False) -> None:
+        self.ignores_adapter, log_p0 = ignores_adapter, tabular.log_probs(tabular.model())
         self.noise = np.random.default_rng(5).normal(size=log_p0.shape)
 
         def excess(size: float) -> float:
@@ -29,10 +31,19 @@ class TabularEngine:
         self.size = brentq(excess, 0, 5) if kl else 0.0
         self.load(None)
 
-    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
+    def load(self, adapter: Path | None) -> str:
+        """The name is a folder that stays, as on a disk that processes share."""
+        loaded = tempfile.mkdtemp()
+        if adapter is not None:
+            shutil.copytree(adapter, loaded, dirs_exist_ok=True)
+        self.follow(loaded if adapter is not None else "")
+        return loaded if adapter is not None else ""
+
+    def follow(self, loaded: str) -> None:
+        adapter = loaded or None
         model = tabular.model()
-        if adapter is not None and not self.deaf:
-            model = PeftModel.from_pretrained(model, str(adapter))
+        if adapter is not None and not self.ignores_adapter:
+            model = PeftModel.from_pretrained(model, adapter)
         self.model = model.eval()
         self.log_pi = tabular.log_probs(self.model)
         self.log_mu = tabular.tilted(self.log_pi, self.size * self.noise)

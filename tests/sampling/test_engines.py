@@ -1,4 +1,4 @@
-"""Exact responses from an engine of another law. Truth: enumeration of the tabular world."""
+"""Exact responses from an engine of another distribution. Truth: enumeration of the tabular world."""
 
 import dataclasses
 
@@ -23,19 +23,19 @@ def sampled(engine: TabularEngine, prompts, seed: int, **settings):
     return exact.sample(engine.policy, prompts, eos_ids=[tabular.EOS], max_new_tokens=tabular.STEPS, seed=seed)
 
 
-def accepted_law(engine: TabularEngine, max_ratio: float) -> np.ndarray:
+def accepted_distribution(engine: TabularEngine, max_ratio: float) -> np.ndarray:
     """q = min(pi, C mu) / (1 - m)."""
     q_PY = np.minimum(np.exp(engine.log_pi), max_ratio * np.exp(engine.log_mu))
     return q_PY / q_PY.sum(axis=1, keepdims=True)
 
 
 @pytest.mark.parametrize(("kl", "max_ratio"), [(MIDDLE, 1.5), (LARGE, 1.5), (LARGE, 8.0)])
-def test_accepted_responses_have_the_law_of_the_policy(kl, max_ratio):
+def test_accepted_responses_have_the_distribution_of_the_policy(kl, max_ratio):
     engine, responses = TabularEngine(kl), {ids: y for y, ids in enumerate(tabular.responses())}
     prompts = PROMPT_IDS[:1] * 20_000
     accepted = sampled(engine, prompts, seed=0, max_ratio=max_ratio)
     counts = np.bincount([responses[tuple(each.ids)] for each in accepted], minlength=len(responses))
-    q_Y, pi_Y, mu_Y = accepted_law(engine, max_ratio)[0], np.exp(engine.log_pi[0]), np.exp(engine.log_mu[0])
+    q_Y, pi_Y, mu_Y = accepted_distribution(engine, max_ratio)[0], np.exp(engine.log_pi[0]), np.exp(engine.log_mu[0])
     common = q_Y * len(prompts) > 5
 
     def p_value(law_Y: np.ndarray) -> float:
@@ -106,8 +106,13 @@ def test_an_engine_that_never_proposes_some_responses_is_refused():
     engine.never = 3
     lost = np.exp(engine.log_pi)[:, engine.starts].sum(axis=1).mean()
     assert lost > 0.05
+    sampler, complete = (RejectionSampler(each, EngineConfig()) for each in (engine, TabularEngine(SMALL)))
+    for seed in range(4):
+        for each in (sampler, complete):
+            each.sample(engine.policy, PROMPT_IDS * 64, eos_ids=[tabular.EOS], max_new_tokens=3, seed=seed)
     with pytest.raises(UserError, match=r"never proposes responses that are \d+% or more of the policy's"):
-        sampled(engine, PROMPT_IDS * 64, seed=0)
+        sampler.judge([0.0])
+    complete.judge([0.0])
 
 
 def test_a_response_without_an_end_is_refused():
@@ -131,7 +136,7 @@ def test_an_engine_with_another_model_ends_in_one_sentence():
 @pytest.mark.parametrize("kl", [SMALL, MIDDLE, LARGE])
 def test_the_measures_agree_with_enumeration(kl):
     engine = TabularEngine(kl)
-    w_PY, q_PY = np.exp(engine.log_pi - engine.log_mu), accepted_law(engine, 1.5)
+    w_PY, q_PY = np.exp(engine.log_pi - engine.log_mu), accepted_distribution(engine, 1.5)
     measured = mismatch([each.log_ratio for each in sampled(engine, PROMPT_IDS * 1250, seed=1)], 1.5)
 
     def near(number: float, of_each_PY: np.ndarray) -> bool:
@@ -156,13 +161,13 @@ def test_the_measures_agree_with_enumeration(kl):
 
 @pytest.mark.parametrize("kl", [SMALL, MIDDLE, LARGE])
 def test_the_bound_covers_the_error_of_levels(kl):
-    """In 95 % or more of 200 evaluations of 128 responses, for the exact levels of the accepted law."""
+    """In 95 % or more of 200 evaluations of 128 responses, for the exact levels of the accepted distribution."""
     engine, scores = TabularEngine(kl), tabular.scores()
     pi_PY = np.exp(engine.log_pi)
     mean_V = np.einsum("py,pyv->v", pi_PY, scores) / len(pi_PY)
     sd_V = np.sqrt(np.einsum("py,pyv->v", pi_PY, (scores - mean_V) ** 2) / len(pi_PY))
     for max_ratio in (1.1, 1.5):
-        q_PY = accepted_law(engine, max_ratio)
+        q_PY = accepted_distribution(engine, max_ratio)
         error = np.abs(np.einsum("py,pyv->v", q_PY - pi_PY, scores) / len(pi_PY) / sd_V).max()
         bounds = []
         for seed in range(200):
@@ -184,7 +189,7 @@ def test_a_bound_that_is_too_large_stops_with_the_ratio_that_is_enough():
     ) as error:
         check_bound(log_ratios, EngineConfig())
     check_bound(log_ratios[:200], EngineConfig())  # too few to judge
-    enough = EngineConfig(max_ratio=float(str(error.value).split("engine.max_ratio=")[1].split(",")[0]))
+    enough = EngineConfig(max_ratio=float(str(error.value).split("engine.max_ratio=")[1].split(" (")[0]))
     check_bound([each.log_ratio for each in sampled(engine, PROMPT_IDS * 64, 0, max_ratio=enough.max_ratio)], enough)
     with pytest.raises(UserError, match=r"run the servers in the precision of the policy, and check that"):
         check_bound(20 * np.array(log_ratios), EngineConfig())
@@ -193,10 +198,10 @@ def test_a_bound_that_is_too_large_stops_with_the_ratio_that_is_enough():
 def test_the_settings_of_engines():
     sampling = SamplingConfig()
     assert make_engine(EngineConfig(), sampling) is None
-    with pytest.raises(
-        UserError, match=r"engine.urls=\[\] is invalid; it must be one address or more, http://host:port"
-    ):
-        EngineConfig(name="vllm")
+    for urls in ([], ["localhost:8000"], ["http://host:port"], ["http://host:8000/v1"]):
+        with pytest.raises(UserError, match=r"engine.urls=.* is invalid; it must be one address or more, http://host"):
+            EngineConfig(name="vllm", urls=urls)
+    EngineConfig(name="vllm", urls=["http://localhost:8000", "https://a.example/", "http://[::1]:80"])
     with pytest.raises(UserError, match=r"engine.name=sglang is unknown; use transformers or vllm"):
         make_engine(EngineConfig(name="sglang", urls=["http://a"]), sampling)
     with pytest.raises(UserError, match=r"needs sampling.temperature=1"):

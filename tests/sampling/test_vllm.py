@@ -5,6 +5,7 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas as pd
 import pytest
@@ -102,8 +103,8 @@ def policies(model: Path, adapter: Path):
     yield adapter, tuned.eval()
 
 
-def test_the_law_of_two_tokens_is_the_models(engine, model, adapter):
-    """With the base model and with an adapter; log-probabilities to 1e-3, the law by chi-square."""
+def test_the_distribution_of_two_tokens_is_the_models(engine, model, adapter):
+    """With the base model and with an adapter; log-probabilities to 1e-3, the distribution by chi-square."""
     responses = [[EOS], *([a, b] for a, b in itertools.product(range(32), repeat=2) if a != EOS)]
     for folder, policy in policies(model, adapter):
         engine.load(folder)
@@ -123,6 +124,17 @@ def test_the_law_of_two_tokens_is_the_models(engine, model, adapter):
         common = expected > 5
         pairs = (np.append(each[common], each[~common].sum()) for each in (observed, expected))
         assert chisquare(*pairs).pvalue > 1e-3
+
+
+def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, servers, model, adapter):
+    """As one that was started again, under many requests at a time."""
+    engine.load(adapter)
+    for server in servers:
+        reply = httpx.post(f"{server.url}/v1/unload_lora_adapter", json={"lora_name": engine.model})
+        assert reply.status_code == 200
+    *_, (_, tuned) = policies(model, adapter)
+    for proposal in engine.propose([PROMPT] * 32, range(32), [EOS], 4):
+        assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
 
 
 def test_responses_end_at_eos_or_at_the_limit(engine):

@@ -4,12 +4,13 @@ import os
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 PYTHON = os.environ.get("MAPFT_VLLM", "")
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 class Server:
@@ -47,11 +48,10 @@ class Server:
         """Until it answers."""
         for _ in range(START_SECONDS):
             assert self.process.poll() is None, self.log.read_text()[-3000:]
-            try:
+            with suppress(httpx.TransportError):
                 if httpx.get(f"{self.url}/health").status_code == 200:
                     return
-            except httpx.TransportError:
-                time.sleep(1)
+            time.sleep(1)
         raise TimeoutError(self.log.read_text()[-3000:])
 
     def stop(self) -> None:

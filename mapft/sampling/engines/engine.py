@@ -17,11 +17,14 @@ class Proposal:
 class Engine(Protocol):
     """Generates responses of the base model, or of the base model with an adapter, at temperature 1."""
 
-    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
+    def load(self, adapter: Path | None) -> str:
         """Generate with this adapter, a folder of PEFT's, from now on; None: with the base model alone.
 
-        is_main: whether this is the process that tells the engine; others of the same training follow it.
+        Returns what other processes of the same training give to `follow`.
         """
+
+    def follow(self, loaded: str) -> None:
+        """Generate with what another process has loaded."""
 
     def propose(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], eos_ids: Sequence[int], max_new_tokens: int

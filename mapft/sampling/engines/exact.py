@@ -1,8 +1,8 @@
 """Responses of a policy from an engine whose distribution is another one.
 
-An engine rounds otherwise than the passes that training makes, so its distribution mu is not the policy pi. A proposal
-y ~ mu is accepted with probability min(1, w/C), w = pi(y|x)/mu(y|x), and proposed anew until one is accepted. Accepted
-responses have the distribution
+An engine rounds differently from the passes that training makes, so its distribution mu is not the policy pi. A
+proposal y ~ mu is accepted with probability min(1, w/C), w = pi(y|x)/mu(y|x), and proposed anew until one is accepted.
+Accepted responses have the distribution
 
     q(y|x) = min(pi, C mu)(y|x) / (1 - m(x)),    m(x) = E_pi[(1 - C/w)+], the lost mass,
 
@@ -18,6 +18,7 @@ Legend: N responses.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,9 @@ from mapft.utils.errors import UserError
 from mapft.utils.seeds import derive_seed
 
 ROUNDS = 50  # times max_ratio: the most proposals for a response; with no lost mass, e^-50 of them need more
-MOST_COPIES = 4  # proposals at a time for a prompt that is still without a response
-LEAST_RESPONSES = 256  # from which the bound is judged
+FEW, COPIES = 1 / 16, 4  # where this share of the prompts has no response yet, proposals at a time for each of them
+LEAST_RESPONSES = 256  # responses or proposals from which an engine is judged
+WINDOW = 4096  # the newest responses, by which the bound is judged
 WRONG_MODEL = "check that the servers of engine.urls have the model of model.path."
 
 # Of prompts and responses: (logp (N,) under the policy, what the caller wants to keep of each response (N,))
@@ -50,36 +52,39 @@ class Accepted:
 
 
 class RejectionSampler:
-    """Responses of the policy from an engine. settings: `max_ratio` is C."""
+    """Responses of the policy from an engine. settings: `max_ratio` is C.
+
+    log_ratios: log pi/mu of the newest responses, in nats. proposed: n, sum of w and sum of w^2 of all proposals.
+    """
 
     def __init__(self, engine: Engine, settings: EngineConfig) -> None:
         self.engine, self.settings = engine, settings
+        self.log_ratios: deque[float] = deque(maxlen=WINDOW)
+        self.proposed = np.zeros(3)
 
     def sample(
         self, policy: Pass, prompts: Sequence[list[int]], *, eos_ids: Sequence[int], max_new_tokens: int, seed: int
     ) -> list[Accepted]:
         """One response to every prompt.
 
-        UserError where a prompt has none after ROUNDS * C proposals, the engine never proposes a part of the policy's
-        responses, or ends them in another way.
+        UserError where a prompt has none after ROUNDS * C proposals, or a response ends in another way.
         """
         accepted: dict[int, Accepted] = {}
-        log_ratio_N: list[float] = []  # of all proposals
         for number in range(math.ceil(ROUNDS * self.settings.max_ratio)):
             pending = [row for row in range(len(prompts)) if row not in accepted]
             if not pending:
-                self._check_support(log_ratio_N)
                 return [accepted[row] for row in range(len(prompts))]
-            copies = min(MOST_COPIES, len(prompts) // len(pending))
+            copies = COPIES if len(pending) <= FEW * len(prompts) else 1
             rows = [row for row in pending for _ in range(copies)]
             seeds = [derive_seed(seed, "proposal", number, place) % 2**31 for place in range(len(rows))]
             proposals = self.engine.propose([prompts[row] for row in rows], seeds, eos_ids, max_new_tokens)
-            _check_ends(proposals, eos_ids, max_new_tokens)
+            check_ends(proposals, eos_ids, max_new_tokens)
             logp_N, kept_N = policy([prompts[row] for row in rows], [proposal.ids for proposal in proposals])
             uniform_N = np.random.default_rng(derive_seed(seed, "accept", number)).random(len(rows))
             for row, proposal, logp, kept, uniform in zip(rows, proposals, logp_N, kept_N, uniform_N, strict=True):
                 log_ratio = logp - proposal.logp
-                log_ratio_N.append(log_ratio)
+                w = math.exp(min(log_ratio, 300.0))
+                self.proposed += (1, w, w**2)
                 if math.log(uniform) <= log_ratio - math.log(self.settings.max_ratio):
                     accepted.setdefault(row, Accepted(proposal.ids, log_ratio, kept))
         raise UserError(
@@ -87,25 +92,34 @@ class RejectionSampler:
             f"engine's distribution is far from the policy's; {WRONG_MODEL}"
         )
 
-    def _check_support(self, log_ratio_N: Sequence[float]) -> None:
-        """UserError where E_mu w, the policy's mass of what the engine can propose, is certainly below 1."""
-        w_N = np.exp(log_ratio_N)
-        missing = 1 - (w_N.mean() + 4 * w_N.std() / len(w_N) ** 0.5)
-        if len(w_N) >= LEAST_RESPONSES and missing > self.settings.max_level_bound**2:
+    def judge(self, log_ratios: Sequence[float]) -> None:
+        """Add those of responses, of all processes, to log_ratios. UserError where the bound is too large.
+
+        Also where E_mu w, the policy's mass of what the engine can propose, is 5 standard errors below 1.
+        """
+        self.log_ratios.extend(log_ratios)
+        check_bound(self.log_ratios, self.settings)
+        count, total, squares = self.proposed
+        if count < LEAST_RESPONSES:
+            return
+        mean = total / count
+        missing = 1 - mean - 5 * math.sqrt(max(0.0, squares / count - mean**2) / count)
+        if missing > self.settings.max_level_bound**2:
             raise UserError(
                 f"The engine never proposes responses that are {missing:.0%} or more of the policy's; start its "
-                f"servers without own sampling settings (vLLM: --generation-config vllm), and {WRONG_MODEL}"
+                f"servers without sampling settings of their own (vLLM: --generation-config vllm), and {WRONG_MODEL}"
             )
 
 
-def _check_ends(proposals: Sequence[Proposal], eos_ids: Sequence[int], max_new_tokens: int) -> None:
+def check_ends(proposals: Sequence[Proposal], eos_ids: Sequence[int], max_new_tokens: int) -> None:
+    """UserError for a response that ends neither with its first EOS token nor after max_new_tokens."""
     for ids in (proposal.ids for proposal in proposals):
         complete = bool(ids) and (ids[-1] in eos_ids or len(ids) == max_new_tokens)
         if not complete or any(token in eos_ids for token in ids[:-1]):
             raise UserError(
                 f"The engine returned a response of {len(ids)} tokens that ends neither with the first EOS token "
-                f"({', '.join(map(str, eos_ids))}) nor after {max_new_tokens} tokens; start its servers without own "
-                "limits and stop words."
+                f"({', '.join(map(str, eos_ids))}) nor after {max_new_tokens} tokens; start its servers without "
+                "limits and stop words of their own."
             )
 
 
@@ -159,7 +173,7 @@ def normal_overshoot(sd: float, max_ratio: float) -> float:
     return max(0.0, float(np.exp(min(sd**2, 700.0)) / max_ratio * ndtr(above + sd) - ndtr(above)))
 
 
-def check_bound(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig) -> None:
+def check_bound(log_ratio_N: Sequence[float], settings: EngineConfig) -> None:
     """UserError where the bound, from LEAST_RESPONSES or more, is above engine.max_level_bound."""
     if len(log_ratio_N) < LEAST_RESPONSES:
         return
@@ -171,8 +185,8 @@ def check_bound(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig
         )
 
 
-def _remedy(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig) -> str:
-    """Names the least max_ratio, in steps of 10 %, whose bound on these responses is half of the largest one."""
+def _remedy(log_ratio_N: Sequence[float], settings: EngineConfig) -> str:
+    """Names the least max_ratio, in steps of 10 %, whose bound on these responses is half of engine.max_level_bound."""
     ratio = settings.max_ratio
     while ratio < 100 and not mismatch(log_ratio_N, ratio).level_bound <= settings.max_level_bound / 2:
         ratio *= 1.1
@@ -180,6 +194,6 @@ def _remedy(log_ratio_N: Sequence[float] | pd.Series, settings: EngineConfig) ->
     if ratio >= 100:
         return f"{precision}, and {WRONG_MODEL[:-1]}"
     return (
-        f"set engine.max_ratio={math.ceil(10 * ratio) / 10:g}, which begins a new run and takes about as many "
-        f"proposals for a response, {precision}, or raise engine.max_level_bound and continue this run"
+        f"set engine.max_ratio={math.ceil(10 * ratio) / 10:g} (this begins a new run, with about as many proposals per "
+        f"response), {precision}, or raise engine.max_level_bound to continue this run"
     )

@@ -7,17 +7,17 @@ Requests are spread over the servers. One that does not answer is left out, with
 loaded, and its requests go to the others.
 """
 
-import json
 import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from hashlib import blake2b
+from contextlib import suppress
 from pathlib import Path
 from shutil import copytree, rmtree
-from typing import Any
+from typing import Any, TypeVar
+from uuid import uuid4
 
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
@@ -25,15 +25,17 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from mapft.config import EngineConfig
 from mapft.sampling.engines.engine import Proposal
 from mapft.utils.errors import UserError
-from mapft.utils.files import TEMPORARY
 from mapft.utils.net import is_loopback
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 BASE = "base"  # the name of the base model on a server
 TOKEN_VARIABLE = "MAPFT_ENGINE_TOKEN"  # environment variable with the key of `vllm serve --api-key`
 GENERATE, LOAD, UNLOAD = "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS, LOAD_SECONDS = 10.0, 120.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
 TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 COMPLETE = ("stop", "length")  # reasons why a response ended; others are failures of the server
@@ -53,13 +55,10 @@ SAMPLING = {  # the model's whole distribution, whatever defaults a server has
 
 
 class VLLM:
-    """An engine, see `Engine`."""
+    """An engine, see `Engine`. Its adapters are numbered under a name of its own, so runs can share servers."""
 
     def __init__(self, settings: EngineConfig) -> None:
         self.settings, self.urls = settings, [url.rstrip("/") for url in settings.urls]
-        self.model, self.folder = BASE, Path()  # of the adapter in use
-        self._left_out: set[str] = set()
-        self._adapters = Path(settings.adapters) if settings.adapters else None
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         if not token.isascii():
             raise UserError(f"The key in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
@@ -69,59 +68,62 @@ class VLLM:
             limits=httpx.Limits(max_connections=settings.concurrency * len(self.urls)),
             trust_env=not all(is_loopback(httpx.URL(url).host) for url in self.urls),
         )
-        weakref.finalize(self, self._client.close)
+        self._name, self._loads = f"mapft-{uuid4().hex[:12]}", 0
+        self._folder = Path()  # of the adapter in use; the base model where it has no name
+        self._left_out: set[str] = set()
+        self._own: list[Path] = []  # folders that this object has made: one at most
+        weakref.finalize(self, _close, self._client, self.urls, self._own)
 
-    def load(self, adapter: Path | None, *, is_main: bool = True) -> None:
-        """The adapter gets the hash of its weights as its name."""
+    @property
+    def model(self) -> str:
+        """The name of the model or adapter in use on the servers."""
+        return self._folder.name or BASE
+
+    def load(self, adapter: Path | None) -> str:
+        """A copy of the adapter in the folder that the servers read is loaded; the one before is removed."""
+        if adapter is None and self.model == BASE:
+            return ""
         self._left_out.clear()
-        before, folder = self.model, self.folder
-        self.model, self.folder = (BASE, Path()) if adapter is None else self._published(adapter)
-        if is_main and self.model not in (BASE, before):
-            self._on_all(LOAD, {"lora_name": self.model, "lora_path": str(self.folder)})
-        if before not in (BASE, self.model):
-            if is_main:
-                self._on_all(UNLOAD, {"lora_name": before})
-            rmtree(folder, ignore_errors=True)
+        before, self._folder = list(self._own), Path()
+        if adapter is not None:
+            self._loads += 1
+            parent = Path(self.settings.adapters or tempfile.mkdtemp(prefix="mapft-adapters-"))
+            self._folder = parent.resolve() / f"{self._name}-{self._loads}"
+            copytree(adapter, self._folder)
+            self._own.append(self._folder)
+            list(self._in_parallel(self._load_on, self.urls))
+        for folder in before:
+            _remove(self._client, [url for url in self.urls if url not in self._left_out], folder)
+            self._own.remove(folder)
+        return str(self._folder) if adapter is not None else ""
+
+    def follow(self, loaded: str) -> None:
+        """See `Engine`."""
+        self._left_out.clear()
+        self._folder = Path(loaded)
 
     def propose(
         self, prompts: Sequence[list[int]], seeds: Sequence[int], eos_ids: Sequence[int], max_new_tokens: int
     ) -> list[Proposal]:
         """One request for each response, because a request's seed is that of each of its prompts."""
-        rows = list(zip(prompts, seeds, strict=True))
+        common = SAMPLING | {"model": self.model, "max_tokens": max_new_tokens, "stop_token_ids": list(eos_ids)}
 
-        def propose_row(number: int) -> Proposal:
-            prompt, seed = rows[number]
-            content = {"model": self.model, "prompt": prompt, "seed": seed, "max_tokens": max_new_tokens}
-            content["stop_token_ids"] = list(eos_ids)
-            return _proposal(*self._on_one(GENERATE, SAMPLING | content, number))
+        def propose_row(row: tuple[int, list[int], int]) -> Proposal:
+            number, prompt, seed = row
+            return _proposal(*self._generate_on_one(number, common | {"prompt": prompt, "seed": seed}))
 
+        return list(self._in_parallel(propose_row, zip(range(len(prompts)), prompts, seeds, strict=True)))
+
+    def _in_parallel(self, function: Callable[[T], R], arguments: Iterable[T]) -> Iterator[R]:
         with ThreadPoolExecutor(self.settings.concurrency * len(self.urls)) as pool:
-            return list(pool.map(propose_row, range(len(rows))))
+            yield from pool.map(function, arguments)
 
-    def _published(self, adapter: Path) -> tuple[str, Path]:
-        """Its name, and a copy in the folder that the servers read."""
-        if self._adapters is None:
-            self._adapters = Path(tempfile.mkdtemp(prefix="mapft-adapters-"))
-            weakref.finalize(self, rmtree, self._adapters, ignore_errors=True)
-        config = json.loads((adapter / "adapter_config.json").read_text("utf-8"))
-        digest = blake2b(_canonical(config).encode(), digest_size=8)
-        for weights in sorted(adapter.glob("adapter_model.*")):
-            digest.update(weights.read_bytes())
-        name = f"adapter-{digest.hexdigest()}"
-        folder = self._adapters / f"{name}-{os.getpid()}"
-        if not folder.exists():
-            self._adapters.mkdir(parents=True, exist_ok=True)
-            temporary = folder.with_name(f".{folder.name}{TEMPORARY}")
-            copytree(adapter, temporary, dirs_exist_ok=True)
-            temporary.rename(folder)
-        return name, folder.resolve()
-
-    def _on_one(self, path: str, content: dict[str, Any], number: int) -> tuple[str, Any]:
+    def _generate_on_one(self, number: int, content: dict[str, Any]) -> tuple[str, Any]:
         """(address, reply) of the server with this number, or of the next one that answers."""
         while urls := [url for url in self.urls if url not in self._left_out]:
             url = urls[number % len(urls)]
             try:
-                return url, self._post(url, path, content)
+                return url, self._post(url, GENERATE, content)
             except httpx.TransportError as error:
                 self._leave_out(url, error)
         raise UserError(
@@ -129,12 +131,15 @@ class VLLM:
             "which continues where it stopped."
         )
 
-    def _on_all(self, path: str, content: dict[str, Any]) -> None:
-        for url in self.urls:
-            try:
-                self._post(url, path, content)
-            except httpx.TransportError as error:
-                self._leave_out(url, error)
+    def _load_on(self, url: str) -> None:
+        try:
+            self._post(url, LOAD, self._adapter)
+        except httpx.TransportError as error:
+            self._leave_out(url, error)
+
+    @property
+    def _adapter(self) -> dict[str, str]:
+        return {"lora_name": self.model, "lora_path": str(self._folder)}
 
     def _leave_out(self, url: str, error: Exception) -> None:
         if url not in self._left_out:
@@ -152,33 +157,49 @@ class VLLM:
         return retrying(self._attempt, url, path, content)
 
     def _attempt(self, url: str, path: str, content: dict[str, Any], *, again: bool = True) -> Any:
-        reply = self._client.post(url + path, json=content)
+        seconds = min(LOAD_SECONDS, self.settings.timeout) if path == LOAD else self.settings.timeout
+        reply = self._client.post(url + path, json=content, timeout=httpx.Timeout(seconds, connect=CONNECT_SECONDS))
         status, message = reply.status_code, reply.text[:300]
         if status == 200:
-            if path != GENERATE:
-                return None
-            body = reply.json()
-            if any(choice.get("finish_reason") not in COMPLETE for choice in body.get("choices", [])):
-                raise httpx.RemoteProtocolError(f"a response is incomplete: {message}")
-            return body
-        adapter = {"lora_name": self.model, "lora_path": str(self.folder)}
-        if path == LOAD and again and "already been loaded" in message:  # by a run that was killed: its folder is gone
-            self._attempt(url, UNLOAD, {"lora_name": content["lora_name"]})
-            return self._attempt(url, path, content, again=False)
-        if path == UNLOAD and status == 404:
+            return _complete(url, reply) if path == GENERATE else None
+        if path == LOAD and "already been loaded" in message:  # by an attempt before, whose reply was lost
             return None
         if path == GENERATE and status == 404 and again and self.model != BASE:  # the server was started again
-            self._attempt(url, LOAD, adapter)
+            self._attempt(url, LOAD, self._adapter)
             return self._attempt(url, path, content, again=False)
         if status in TEMPORARY_STATUSES and not (path == LOAD and status == 500):
             raise httpx.RemoteProtocolError(f"status {status}: {message}")
         raise UserError(f"{url}{path} replied with status {status} ({message}); {_remedy(path, status)}.")
 
 
-def _canonical(config: dict[str, Any]) -> str:
-    """JSON in which the order of PEFT's sets does not show."""
-    plain = {key: sorted(entry, key=str) if isinstance(entry, list) else entry for key, entry in config.items()}
-    return json.dumps(plain, sort_keys=True)
+def _close(client: httpx.Client, urls: Sequence[str], folders: list[Path]) -> None:
+    for folder in folders:
+        _remove(client, urls, folder)
+    client.close()
+
+
+def _remove(client: httpx.Client, urls: Sequence[str], folder: Path) -> None:
+    """Unload an adapter, where the server answers and has it, and remove its folder."""
+    for url in urls:
+        with suppress(httpx.HTTPError):
+            client.post(url + UNLOAD, json={"lora_name": folder.name}, timeout=CONNECT_SECONDS)
+    rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        if folder.parent.name.startswith("mapft-adapters-"):
+            folder.parent.rmdir()
+
+
+def _complete(url: str, reply: httpx.Response) -> Any:
+    """The content of a reply; httpx.TransportError where a response was not generated to its end."""
+    try:
+        body = reply.json()
+        incomplete = [choice for choice in body["choices"] if choice["finish_reason"] not in COMPLETE]
+    except (ValueError, KeyError, TypeError) as error:
+        shown = repr(reply.text[:100])
+        raise UserError(f"{url} replied {shown}, as no vLLM server does; correct engine.urls.") from error
+    if incomplete:
+        raise httpx.RemoteProtocolError(f"a response is incomplete: {incomplete[0]['finish_reason']}")
+    return body
 
 
 def _proposal(url: str, reply: Any) -> Proposal:

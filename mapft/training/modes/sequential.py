@@ -158,8 +158,10 @@ class Cycle:
         if not skipped:
             targets = {name: self.targets[name]}
             objective = Objective({name: decision["requested"]}, {name: before}, targets, self.base, self.sd)
-            rate = config.trainer.learning_rate * min(1.0, step)
-            config = replace(config, trainer=replace(config.trainer, learning_rate=rate))
+            trainer, share = config.trainer, min(1.0, step)
+            warm_start = trainer.warm_start_learning_rate and share * trainer.warm_start_learning_rate
+            rates = {"learning_rate": share * trainer.learning_rate, "warm_start_learning_rate": warm_start}
+            config = replace(config, trainer=replace(trainer, **rates))
             prompts = self.inputs.prompts.training
             stored = pilot_groups(read_table(folder.samples), [name])
             lam = fit(config, models, objective, prompts, stored, folder, self.folder.path.name)[name]
