@@ -85,7 +85,7 @@ class RejectionSampler:
                 log_ratio = logp - proposal.logp
                 w = math.exp(min(log_ratio, 300.0))
                 self.proposed += (1, w, w**2)
-                if math.log(uniform) <= log_ratio - math.log(self.settings.max_ratio):
+                if uniform * self.settings.max_ratio <= w:
                     accepted.setdefault(row, Accepted(proposal.ids, log_ratio, kept))
         raise UserError(
             f"No response to {len(pending)} of {len(prompts)} prompts was accepted in {number + 1} rounds, so the "

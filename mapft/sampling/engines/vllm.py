@@ -11,7 +11,7 @@ import logging
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from mapft.config import EngineConfig
+from mapft.rewards.endpoint import FIRST_WAIT, LONGEST_WAIT, TEMPORARY_STATUSES
 from mapft.sampling.engines.engine import Proposal
 from mapft.utils.errors import UserError
 from mapft.utils.net import is_loopback
@@ -36,8 +37,6 @@ BASE = "base"  # the name of the base model on a server
 TOKEN_VARIABLE = "MAPFT_ENGINE_TOKEN"  # environment variable with the key of `vllm serve --api-key`
 GENERATE, LOAD, UNLOAD = "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 CONNECT_SECONDS, LOAD_SECONDS = 10.0, 120.0
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds
-TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 COMPLETE = ("stop", "length")  # reasons why a response ended; others are failures of the server
 SAMPLING = {  # the model's whole distribution, whatever defaults a server has
     "temperature": 1.0,
@@ -91,7 +90,7 @@ class VLLM:
             self._folder = parent.resolve() / f"{self._name}-{self._loads}"
             copytree(adapter, self._folder)
             self._own.append(self._folder)
-            list(self._in_parallel(self._load_on, self.urls))
+            self._in_parallel(self._load_on, self.urls)
         for folder in before:
             _remove(self._client, [url for url in self.urls if url not in self._left_out], folder)
             self._own.remove(folder)
@@ -112,11 +111,11 @@ class VLLM:
             number, prompt, seed = row
             return _proposal(*self._generate_on_one(number, common | {"prompt": prompt, "seed": seed}))
 
-        return list(self._in_parallel(propose_row, zip(range(len(prompts)), prompts, seeds, strict=True)))
+        return self._in_parallel(propose_row, zip(range(len(prompts)), prompts, seeds, strict=True))
 
-    def _in_parallel(self, function: Callable[[T], R], arguments: Iterable[T]) -> Iterator[R]:
+    def _in_parallel(self, function: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
         with ThreadPoolExecutor(self.settings.concurrency * len(self.urls)) as pool:
-            yield from pool.map(function, arguments)
+            return list(pool.map(function, arguments))
 
     def _generate_on_one(self, number: int, content: dict[str, Any]) -> tuple[str, Any]:
         """(address, reply) of the server with this number, or of the next one that answers."""
