@@ -33,5 +33,15 @@ def run_stages(run: Run, last: str) -> None:
     for name, stage in STAGES.items():
         if run.is_main or name in PARALLEL:
             stage(run)
+        if name == "train":
+            _leave_process_group()
         if name == last:
             break
+
+
+def _leave_process_group() -> None:
+    """End the group of processes that trained: one that exits inside it can abort, which ends the main one as well."""
+    from torch import distributed
+
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
