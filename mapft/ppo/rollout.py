@@ -4,13 +4,14 @@ Shapes: B responses of this process, N responses of all processes, T response to
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mapft.ppo.batch import Batch, padded_batch
 from mapft.ppo.checkpoint import ResumableTrainer
@@ -152,20 +153,34 @@ class RolloutTrainer(ResumableTrainer):
         return batch
 
     def add_reference(self) -> None:
-        """Add log p0 to the stored responses that lack it; every process makes the same number of passes."""
+        """Add log p0 to the stored responses that lack it, and fit the critic on them, a rollout's number at a time.
+
+        They are p0's responses, whose return at every token is R, so the critic begins as the value function of p0.
+        Every process makes the same number of passes and fits.
+        """
         groups = [group for group in self.replay.groups if not group.ref_logp]
         prompt_ids, completion_ids = flattened(groups)
         rows = self.args.local_rollout_forward_batch_size
         passes = max(gather_object([math.ceil(len(completion_ids) / rows)]))
+        scores_BV = torch.tensor([scores for group in groups for scores in group.scores], dtype=torch.float64)
+        passes_per_fit = max(1, self.args.per_device_train_batch_size * self.args.steps_per_generation // rows)
+        on_reference = self.args.critic_trunk == "reference"
         logp: list[float] = []
+        fitted: list[tuple[Tensor, Tensor, Tensor]] = []  # features, returns and mask of passes
         quiet = self.args.disable_tqdm or not self.accelerator.is_main_process
         with progress(make_console(stderr=True, quiet=quiet)) as update:
             for number in range(passes):
                 part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
                 batch = self.batch_of(prompt_ids[part], completion_ids[part])
                 with self.reference() as reference:
-                    logp_BT, _ = self.log_probs(reference, batch, features=False)
+                    logp_BT, features_BTD = self.log_probs(reference, batch, features=on_reference)
                 logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
+                if on_reference:
+                    reward_B = self.replay.price(scores_BV[part]).float().to(logp_BT.device)
+                    fitted.append((features_BTD, reward_B[:, None] * batch["mask"], batch["mask"]))
+                if fitted and (len(fitted) == passes_per_fit or number == passes - 1):
+                    self._fit(*map(_as_one, zip(*fitted, strict=True)), self.seed_of("critic", number))
+                    fitted = []
                 update("log p0 of stored responses, in passes", number + 1, passes)
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
@@ -187,7 +202,12 @@ class RolloutTrainer(ResumableTrainer):
 
     def fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
         """critic_epochs passes over the rollout; every process takes the same steps."""
-        figures = self.critic.fit(
+        figures = self._fit(features_BTD, returns_BT, mask_BT, self.seed_of("critic"))
+        for name, figure in figures.items():
+            self.metrics[name].append(self.accelerator.reduce(figure, reduction="mean").item())
+
+    def _fit(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor, seed: int) -> dict[str, Tensor]:
+        return self.critic.fit(
             features_BTD,
             returns_BT,
             mask_BT,
@@ -195,11 +215,9 @@ class RolloutTrainer(ResumableTrainer):
             epochs=self.args.critic_epochs,
             minibatch=self.args.critic_minibatch,
             cliprange=self.args.cliprange_value,
-            generator=torch.Generator().manual_seed(self.seed_of("critic")),
+            generator=torch.Generator().manual_seed(seed),
             reduce_mean=lambda grad: self.accelerator.reduce(grad, reduction="mean"),
         )
-        for name, figure in figures.items():
-            self.metrics[name].append(self.accelerator.reduce(figure, reduction="mean").item())
 
     def policy_advantages(self, advantages_BT: Tensor, mask_BT: Tensor) -> Tensor:
         """Whitened advantages; 0, and so without a gradient, while the critic warms up."""
@@ -234,3 +252,9 @@ class RolloutTrainer(ResumableTrainer):
     def sum_over_processes(self, x: Tensor) -> Tensor:
         """A tensor summed over all processes."""
         return self.accelerator.reduce(x, reduction="sum")
+
+
+def _as_one(parts: Sequence[Tensor]) -> Tensor:
+    """Arrays (B, T, ...) of different T as one, with zeros at the end of the shorter ones."""
+    length = max(part.size(1) for part in parts)
+    return torch.cat([pad(part, (0, 0) * (part.dim() - 2) + (0, length - part.size(1))) for part in parts])

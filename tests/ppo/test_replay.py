@@ -198,6 +198,7 @@ def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tm
     first = next(log for log in trainer.state.log_history if "objective/kl" in log)
     assert first["step"] == 41
     assert 0.1 < first["objective/kl"] < 1.0  # the policy of the first rollout has left p0
+    assert first["critic/explained_variance"] > 0.05  # without a fit to the stored responses, 0
     assert trainer.state.log_history[39]["episodes"] == 0
     rates = [log["learning_rate"] for log in trainer.state.log_history if "learning_rate" in log]
     assert np.allclose(
