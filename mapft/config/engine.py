@@ -19,6 +19,16 @@ class EngineConfig(Settings):
     urls: list[str] = setting(
         factory=list, help="Addresses of servers of the base model, http://host:port.", identity=False
     )
+    python: str | None = setting(
+        None,
+        "Python of an environment with vLLM: a run starts a server at each address where none answers, and stops it.",
+        null="use servers that are started by hand",
+        identity=False,
+    )
+    cache_gb: float = setting(4.0, "KV cache of each of these servers.", unit="10^9 bytes", above=0, identity=False)
+    options: list[str] = setting(
+        factory=list, help="Further options of these servers, as of `vllm serve`.", identity=False
+    )
     max_ratio: float = setting(
         1.5,
         "C: responses whose density ratio of policy and engine is at most C are exact; each takes C proposals or more.",

@@ -89,7 +89,7 @@ def _measured(run: Run, rows: Sequence[PromptRow]) -> Speed:
     check_prompt_lengths(token_rows(rows), policy, config.data, config.sampling)
     rows_at_once = config.sampling.micro_batch_size or config.sampling.batch_size
     rows = rows[: rows_at_once if policy.device.type == "cuda" else min(rows_at_once, CPU_ROWS)]
-    engine = make_engine(config.engine, config.sampling)
+    engine = make_engine(config)
     first, second = (derive_seed(config.seed, "speed", batch) for batch in range(2))
     generate(
         policy, tokenizer, token_rows(rows[:1]), config.sampling, 1, first, engine=engine

@@ -209,7 +209,7 @@ def _generate_and_score(run: Run, name: str, policy: PolicyConfig | None) -> pd.
             derive_seed(config.seed, "evaluation", name),
             lambda done, total: update(f"{name} policy: sampling", done, total),
             measure_kl=policy is not None,
-            engine=make_engine(config.engine, config.sampling),
+            engine=make_engine(config),
         )
         del model
         free_memory()
@@ -251,9 +251,9 @@ def aligned_sampler(run: Run, adapter: str | None, option: str) -> Any:
     model, tokenizer = load_policy(run.config.model)
     if adapter:
         model = load_adapter(model, Path(existing_or_hub(adapter, option)))
-    sampling = batched_config(run).sampling
-    engine = make_engine(run.config.engine, sampling)
-    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), sampling, engine)
+    config = batched_config(run)
+    engine = make_engine(config)
+    return AlignedSampler(model, tokenizer, run.scores, _decoding_lam(run, adapter), config.sampling, engine)
 
 
 def _decoding_lam(run: Run, adapter: str | None) -> dict[str, float]:

@@ -37,5 +37,5 @@ def _generate(run: Run) -> pd.DataFrame:
             config.sampling.samples_per_prompt,
             derive_seed(config.seed, "pilot"),
             lambda done, total: update("pilot: sampling", done, total),
-            engine=make_engine(config.engine, config.sampling),
+            engine=make_engine(config),
         )

@@ -107,7 +107,16 @@ def _persistent(config: Config, policy: Any, base: float, capacity: float) -> di
     persistent["reward models"] = _reward_models(config, parse(config.rewards), capacity, sum(persistent.values()))
     if config.launch.name != "cpu":
         persistent["context"] = CONTEXT
+    if config.engine.python:
+        persistent["vLLM servers"] = _servers(config, policy)
     return persistent
+
+
+def _servers(config: Config, policy: Any) -> float:
+    """Bytes of servers that the run starts, all on one device: frozen weights without quantization, and KV cache."""
+    weights = sum(p.numel() * p.element_size() for p in policy.parameters() if not p.requires_grad)
+    context = 0.0 if config.launch.name == "cpu" else CONTEXT
+    return len(config.engine.urls) * (weights + config.engine.cache_gb * GB + context)
 
 
 def _base(policy: Any, quantization: Quantization) -> float:

@@ -62,8 +62,7 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
     """
     path = existing_or_hub(model.path, "model.path")
     options: dict[str, Any] = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    dtype = ("bfloat16" if bfloat16 else "float32") if model.dtype == Dtype.auto else model.dtype.value
+    dtype = policy_dtype(model)
     source = f"model.path={model.path}"
     try:
         with whole_weights(), working_on(source, "cannot be loaded as a causal language model"):
@@ -101,6 +100,13 @@ def load_policy(model: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenize
         policy = _with_adapter(policy, adapter, f"model.adapter={model.adapter}", START, is_trainable=True)
         policy.peft_config[START].base_model_name_or_path = path
     return policy.eval(), tokenizer
+
+
+def policy_dtype(model: ModelConfig) -> str:
+    """torch's name of the precision of the frozen base on this machine."""
+    if model.dtype is not Dtype.auto:
+        return model.dtype.value
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def _quantization(model: ModelConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

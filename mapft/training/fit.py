@@ -98,7 +98,7 @@ def fit(
         replay=replay,
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
-        engine=make_engine(config.engine, config.sampling),
+        engine=make_engine(config),
         callbacks=[JsonLines(folder.logs, extra_metrics), lam, tracking],
     )
     trainer.remove_callback(ProgressCallback)

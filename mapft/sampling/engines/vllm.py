@@ -3,8 +3,8 @@
     VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --served-model-name base --generation-config vllm \
         --enable-lora --max-lora-rank R
 
-Requests are spread over the servers. One that does not answer is left out, with a warning, until the next adapter is
-loaded, and its requests go to the others.
+or started by the run (servers.py). Requests are spread over the servers. One that does not answer is left out, with a
+warning, until the next adapter is loaded, and its requests go to the others.
 """
 
 import logging
@@ -22,9 +22,10 @@ from uuid import uuid4
 import httpx
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
-from mapft.config import EngineConfig
+from mapft.config import Config, EngineConfig
 from mapft.rewards.endpoint import FIRST_WAIT, LONGEST_WAIT, TEMPORARY_STATUSES
 from mapft.sampling.engines.engine import Proposal
+from mapft.sampling.engines.servers import BASE, LocalServers
 from mapft.utils.errors import UserError
 from mapft.utils.net import is_loopback
 
@@ -33,7 +34,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-BASE = "base"  # the name of the base model on a server
 TOKEN_VARIABLE = "MAPFT_ENGINE_TOKEN"  # environment variable with the key of `vllm serve --api-key`
 GENERATE, LOAD, UNLOAD = "/v1/completions", "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 CONNECT_SECONDS, LOAD_SECONDS = 10.0, 120.0
@@ -53,11 +53,21 @@ SAMPLING = {  # the model's whole distribution, whatever defaults a server has
 }
 
 
-class VLLM:
-    """An engine, see `Engine`. Its adapters are numbered under a name of its own, so runs can share servers."""
+def make_vllm(config: Config) -> "VLLM":
+    """The engine of a run. With engine.python the main process starts its servers."""
+    local = LocalServers(config) if config.engine.python and int(os.environ.get("RANK", "0")) == 0 else None
+    return VLLM(config.engine, local)
 
-    def __init__(self, settings: EngineConfig) -> None:
+
+class VLLM:
+    """An engine, see `Engine`. Its adapters are numbered under a name of its own, so runs can share servers.
+
+    local: servers that are started where they do not answer, before an adapter is loaded.
+    """
+
+    def __init__(self, settings: EngineConfig, local: LocalServers | None = None) -> None:
         self.settings, self.urls = settings, [url.rstrip("/") for url in settings.urls]
+        self._local = local
         token = os.environ.get(TOKEN_VARIABLE, "").strip()
         if not token.isascii():
             raise UserError(f"The key in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
@@ -80,6 +90,8 @@ class VLLM:
 
     def load(self, adapter: Path | None) -> str:
         """A copy of the adapter in the folder that the servers read is loaded; the one before is removed."""
+        if self._local is not None:
+            self._local.start()
         if adapter is None and self.model == BASE:
             return ""
         self._left_out.clear()

@@ -210,7 +210,7 @@ class Cycle:
         policy, tokenizer = load_policy(config.model)
         pilot, sampling = token_rows(self.inputs.prompts.pilot), config.sampling
         seed = derive_seed(config.seed, "samples")
-        engine = make_engine(config.engine, sampling)
+        engine = make_engine(config)
         samples = generate(
             policy, tokenizer, pilot, sampling, sampling.samples_per_prompt, seed, on_batch, engine=engine
         )

@@ -39,6 +39,7 @@ def peak(world, folder: Path, values: int, *mode: str) -> int:
         overrides += [f"+rewards.{name}.template='{name} {{prompt}}{{response}}'", f"+palette.sd.{name}=0.05"]
     overrides += [
         "sampling.max_new_tokens=8",
+        "sampling.samples_per_prompt=4",
         "trainer.per_device_train_batch_size=8",
         "trainer.total_episodes=32",
         "dual.if_infeasible=nearest",
