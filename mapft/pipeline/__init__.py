@@ -40,7 +40,7 @@ def run_stages(run: Run, last: str) -> None:
 
 
 def _leave_process_group() -> None:
-    """End the group of processes that trained: one that exits inside it can abort, which ends the main one as well."""
+    """End the group of processes that trained: a process that exits inside it can abort, and ends all others too."""
     from torch import distributed
 
     if distributed.is_available() and distributed.is_initialized():

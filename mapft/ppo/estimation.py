@@ -30,6 +30,12 @@ def token_rewards(score_B: Tensor, kl_BT: Tensor, mask_BT: Tensor, kl_coef: floa
     return rewards_BT
 
 
+def discounted(score_B: Tensor, mask_BT: Tensor, gamma: float) -> Tensor:
+    """gamma^(sampled tokens after t) * score, the return where the score at the end is the only reward, (B, T)."""
+    after_BT = mask_BT.flip(1).cumsum(1).flip(1) - 1
+    return score_B[:, None] * gamma**after_BT * mask_BT
+
+
 def last_index(mask_BT: Tensor) -> Tensor:
     """Index of the last 1 in every row, (B,)."""
     positions = torch.arange(1, mask_BT.size(1) + 1, device=mask_BT.device)

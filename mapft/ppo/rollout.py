@@ -8,15 +8,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mapft.config import Trunk
 from mapft.ppo.batch import Batch, padded_batch
 from mapft.ppo.checkpoint import ResumableTrainer
 from mapft.ppo.engine import PolicyEngine
-from mapft.ppo.estimation import advantages_and_returns, explained_variance, k1, masked_moments, token_rewards, whiten
+from mapft.ppo.estimation import (
+    advantages_and_returns,
+    discounted,
+    explained_variance,
+    k1,
+    masked_moments,
+    token_rewards,
+    whiten,
+)
 from mapft.ppo.generation import Texts, TokenGenerator, generate_batch
 from mapft.ppo.log_probs import batched_log_probs
 from mapft.ppo.metrics import log_objective, log_rewards, timed
@@ -153,35 +163,45 @@ class RolloutTrainer(ResumableTrainer):
         return batch
 
     def add_reference(self) -> None:
-        """Add log p0 to the stored responses that lack it, and fit the critic on them, a rollout's number at a time.
+        """Add log p0 to the stored responses that lack it, those of p0, and fit the critic on them.
 
-        They are p0's responses, whose return at every token is R, so the critic begins as the value function of p0.
-        Every process makes the same number of passes and fits.
+        The return of such a response is its R, discounted, so the critic begins as the value function of p0. Each fit
+        has about as many responses as a rollout. Every process makes the same passes and the same steps: one with fewer
+        responses repeats some.
         """
         groups = [group for group in self.replay.groups if not group.ref_logp]
         prompt_ids, completion_ids = flattened(groups)
-        rows = self.args.local_rollout_forward_batch_size
-        passes = max(gather_object([math.ceil(len(completion_ids) / rows)]))
+        own, most = len(completion_ids), max(gather_object([len(completion_ids)]))
+        if not most:
+            return
         scores_BV = torch.tensor([scores for group in groups for scores in group.scores], dtype=torch.float64)
-        passes_per_fit = max(1, self.args.per_device_train_batch_size * self.args.steps_per_generation // rows)
-        on_reference = self.args.critic_trunk == "reference"
-        logp: list[float] = []
-        fitted: list[tuple[Tensor, Tensor, Tensor]] = []  # features, returns and mask of passes
+        score_B = self.replay.price(scores_BV).float().to(self.accelerator.device)
+        moments = self.sum_over_processes(torch.stack([torch.ones_like(score_B), score_B, score_B**2]).double().sum(1))
+        self.critic.begin(moments)
+        rollout = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        rows = min(self.args.local_rollout_forward_batch_size, rollout, most)
+        passes = math.ceil(most / rows)
+        fits = np.array_split(range(passes), max(1, round(passes * rows / rollout)))
+        on_reference = self.args.critic_trunk == Trunk.reference
+        order = torch.randperm(own, generator=torch.Generator().manual_seed(self.seed_of("critic order"))).tolist()
+        logp = [0.0] * own
         quiet = self.args.disable_tqdm or not self.accelerator.is_main_process
         with progress(make_console(stderr=True, quiet=quiet)) as update:
-            for number in range(passes):
-                part = slice(number * rows, (number + 1) * rows) if number * rows < len(completion_ids) else slice(rows)
-                batch = self.batch_of(prompt_ids[part], completion_ids[part])
-                with self.reference() as reference:
-                    logp_BT, features_BTD = self.log_probs(reference, batch, features=on_reference)
-                logp += (logp_BT * batch["mask"]).sum(dim=1).tolist()
+            for step, fit in enumerate(fits):
+                parts: list[tuple[Tensor, Tensor, Tensor]] = []  # features, returns and mask of each pass
+                for first in (int(each) * rows for each in fit):
+                    part = [order[row % own] for row in range(first, first + rows)]
+                    batch = self.batch_of([prompt_ids[row] for row in part], [completion_ids[row] for row in part])
+                    with self.reference() as reference:
+                        logp_BT, features_BTD = self.log_probs(reference, batch, features=on_reference)
+                    for row, number in zip(part, (logp_BT * batch["mask"]).sum(dim=1).tolist(), strict=True):
+                        logp[row] = number
+                    returns_BT = discounted(score_B[part], batch["mask"], self.args.gamma)
+                    parts.append((features_BTD, returns_BT, batch["mask"]))
+                    update("log p0 of stored responses, in passes", first // rows + 1, passes)
                 if on_reference:
-                    reward_B = self.replay.price(scores_BV[part]).float().to(logp_BT.device)
-                    fitted.append((features_BTD, reward_B[:, None] * batch["mask"], batch["mask"]))
-                if fitted and (len(fitted) == passes_per_fit or number == passes - 1):
-                    self._fit(*map(_as_one, zip(*fitted, strict=True)), self.seed_of("critic", number))
-                    fitted = []
-                update("log p0 of stored responses, in passes", number + 1, passes)
+                    features_BTD, returns_BT, mask_BT = (_as_one(arrays) for arrays in zip(*parts, strict=True))
+                    self._fit(features_BTD, returns_BT, mask_BT, moments, self.seed_of("critic", step))
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
 
@@ -202,16 +222,19 @@ class RolloutTrainer(ResumableTrainer):
 
     def fit_critic(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor) -> None:
         """critic_epochs passes over the rollout; every process takes the same steps."""
-        figures = self._fit(features_BTD, returns_BT, mask_BT, self.seed_of("critic"))
+        moments = self._global_moments(returns_BT, mask_BT)
+        figures = self._fit(features_BTD, returns_BT, mask_BT, moments, self.seed_of("critic"))
         for name, figure in figures.items():
             self.metrics[name].append(self.accelerator.reduce(figure, reduction="mean").item())
 
-    def _fit(self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor, seed: int) -> dict[str, Tensor]:
+    def _fit(
+        self, features_BTD: Tensor, returns_BT: Tensor, mask_BT: Tensor, moments: Tensor, seed: int
+    ) -> dict[str, Tensor]:
         return self.critic.fit(
             features_BTD,
             returns_BT,
             mask_BT,
-            self._global_moments(returns_BT, mask_BT),
+            moments,
             epochs=self.args.critic_epochs,
             minibatch=self.args.critic_minibatch,
             cliprange=self.args.cliprange_value,

@@ -2,14 +2,20 @@
 
     MAPFT_VLLM=.venv-vllm/bin/python python -m tests.benchmarks.bench_engines
 
-Proposals are what the engine generates; responses are those that the policy has accepted, with its passes.
+Of vLLM, proposals are what the engine generates, and responses those that the policy has accepted, with its passes.
+Of transformers, `static` has a static cache with a compiled step, and `continuous` its continuous batching.
 """
 
 import dataclasses
+import itertools
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
 
 from mapft.config import SamplingConfig
 from mapft.playground.paths import existing_or_hub
@@ -27,15 +33,15 @@ REPEATS = 3
 QUESTIONS = ["What is a good name for a cat?", "How do I dry wet shoes?", "Why do leaves turn red?", "Is tea healthy?"]
 
 
-def seconds(action: Callable[[int], int]) -> tuple[float, float]:
-    """(median seconds, median tokens per second) of `action`, which takes a seed and returns its tokens."""
+def tokens_per_second(action: Callable[[int], int]) -> float:
+    """Median of `action`, which takes a seed and returns its number of tokens; its first call is not measured."""
     action(REPEATS)
     measured = []
     for seed in range(REPEATS):
         begin = time.perf_counter()
         tokens = action(seed)
-        measured.append((time.perf_counter() - begin, tokens))
-    return statistics.median(t for t, _ in measured), statistics.median(n / t for t, n in measured)
+        measured.append(tokens / (time.perf_counter() - begin))
+    return statistics.median(measured)
 
 
 def main() -> None:
@@ -45,25 +51,46 @@ def main() -> None:
     assert engine is not None
     policy, tokenizer = load_policy(config.model)
     questions = render([PromptRow([{"role": "user", "content": text}]) for text in QUESTIONS], tokenizer)
-    print(f"{'sequences':>9s} {'transformers':>12s} {'vLLM proposals':>14s} {'vLLM responses':>14s}  tokens/s")
-    for count in SEQUENCES:
-        rows = (questions * count)[:count]
-        prompts, ids = token_rows(rows), [row.ids for row in rows]
+    options = {"do_sample": True, "max_new_tokens": 24, "min_new_tokens": 24}
+    eos_ids = policy.generation_config.eos_token_id
 
-        def transformers(seed: int, prompts=prompts) -> int:
-            return int(generate(policy, tokenizer, prompts, sampling, 1, seed)["tokens"].sum())
+    def transformers(rows: list[PromptRow], seed: int) -> int:
+        return int(generate(policy, tokenizer, token_rows(rows), sampling, 1, seed)["tokens"].sum())
 
-        def responses(seed: int, prompts=prompts) -> int:
-            return int(generate(policy, tokenizer, prompts, sampling, 1, seed, engine=engine)["tokens"].sum())
+    def static(rows: list[PromptRow], seed: int) -> int:
+        torch.manual_seed(seed)
+        padded = tokenizer.pad({"input_ids": [row.ids for row in rows]}, padding_side="left", return_tensors="pt")
+        with torch.inference_mode():
+            return policy.generate(**padded, cache_implementation="static", **options)[:, -24:].numel()
 
-        def proposals(seed: int, ids=ids) -> int:
-            seeds, eos_ids = range(seed, seed + len(ids)), policy.generation_config.eos_token_id
-            return sum(len(each.ids) for each in engine.engine.propose(ids, seeds, eos_ids, 24))
+    def continuous(rows: list[PromptRow], seed: int) -> int:
+        torch.manual_seed(seed)
+        settings = GenerationConfig(eos_token_id=eos_ids, pad_token_id=tokenizer.pad_token_id, **options)
+        outputs = policy.generate_batch([row.ids for row in rows], generation_config=settings)
+        return sum(len(output.generated_tokens) for output in outputs.values())
 
-        own, accepted, proposed = (seconds(action)[1] for action in (transformers, responses, proposals))
-        print(f"{count:9d} {own:12.0f} {proposed:14.0f} {accepted:14.0f}", flush=True)
-        ratio(f"tokens/s of vLLM / transformers, {count} sequences", proposed / own)
-        ratio(f"tokens/s of exact responses with vLLM / transformers, {count} sequences", accepted / own)
+    def proposals(rows: list[PromptRow], seed: int) -> int:
+        proposed = engine.engine.propose([row.ids for row in rows], range(seed, seed + len(rows)), eos_ids, 24)
+        return sum(len(each.ids) for each in proposed)
+
+    def responses(rows: list[PromptRow], seed: int) -> int:
+        return int(generate(policy, tokenizer, token_rows(rows), sampling, 1, seed, engine=engine)["tokens"].sum())
+
+    speed: dict[tuple[str, int], float] = {}
+    for actions in (transformers, static, continuous), (proposals, responses):  # no server yet, then one
+        for action, count in itertools.product(actions, SEQUENCES):
+            if action is proposals:
+                engine.engine.load(None)
+            name = action.__name__
+            try:
+                speed[name, count] = tokens_per_second(partial(action, (questions * count)[:count]))
+            except Exception as error:
+                print(f"{name}, {count} sequences: {type(error).__name__}: {str(error)[:300]}", flush=True)
+                continue
+            print(f"{name:12s} {count:3d} sequences {speed[name, count]:7.0f} tokens/s", flush=True)
+            if action is not transformers:
+                factor = speed[name, count] / speed["transformers", count]
+                ratio(f"tokens/s of {name} / transformers, {count} sequences", factor)
     table = generate(policy, tokenizer, token_rows(questions * 16), sampling, 4, 5, engine=engine)
     print(mismatch(table[ENGINE_LOG_RATIO], config.engine.max_ratio))
 

@@ -67,12 +67,12 @@ class Trusted(RejectionSampler):
 def test_training_ends_at_p_lam_for_an_engine_of_another_distribution(tmp_path, world, monkeypatch):
     """At .128 nats per response; with the engine's log-probabilities in the KL, it ends about as far from p_lam."""
     log_p_lam = world[2]
-    trainer = make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(LARGE)), total_episodes=20_480)
+    trainer = make_trainer(tmp_path, [table_reward()], engine=exact(TabularEngine(LARGE)), total_episodes=10_240)
     trainer.train()
     assert tabular.kl(tabular.log_probs(trainer.model.eval()), log_p_lam) < 0.06
 
     engine = Trusted(TabularEngine(LARGE), EngineConfig(max_level_bound=10.0))
-    wrong = make_trainer(tmp_path, [table_reward()], engine=engine, total_episodes=20_480)
+    wrong = make_trainer(tmp_path, [table_reward()], engine=engine, total_episodes=10_240)
 
     def kl_of_the_engine(logp_BT, ref_logp_BT, mask_BT):
         kl_BT = k1(logp_BT, ref_logp_BT, mask_BT)

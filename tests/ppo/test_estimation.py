@@ -5,6 +5,7 @@ import torch
 
 from mapft.ppo.estimation import (
     advantages_and_returns,
+    discounted,
     effective_share,
     k1,
     last_index,
@@ -56,6 +57,17 @@ def test_with_gae_lambda_1_returns_are_reward_sums_for_any_critic():
     _, returns = advantages_and_returns(rewards, values, mask, gamma=1.0, gae_lambda=1.0)
     remaining = rewards.flip(1).cumsum(1).flip(1) * mask
     torch.testing.assert_close(returns, remaining)
+
+
+def test_a_discounted_score_is_the_return_of_a_score_at_the_end():
+    mask = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 0]])
+    score = torch.tensor([2.0, -3.0])
+    expected = torch.tensor([[0.5, 1.0, 0.0, 2.0], [-3.0, 0.0, 0.0, 0.0]])
+    torch.testing.assert_close(discounted(score, mask, 0.5), expected)
+    zeros = torch.zeros(2, 4)
+    rewards = token_rewards(score, zeros, mask, 1.0)
+    _, returns = advantages_and_returns(rewards, zeros, mask, gamma=0.5, gae_lambda=1.0)
+    torch.testing.assert_close(returns, expected)
 
 
 def test_tool_tokens_are_skipped():

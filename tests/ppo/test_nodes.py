@@ -1,9 +1,11 @@
 """Two nodes with launch/multi_node.yaml: two launches on this machine. Truth: the same three steps of one launch."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,33 +18,32 @@ pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install
 SECONDS = 240
 
 
-def on_two_nodes(folder: Path, *more: str) -> list[subprocess.Popen[str]]:
-    """One process of tests.ppo.one_step on each; both have ended."""
+def on_two_nodes(folder: Path, *more: str) -> list[int]:
+    """Exit codes of one process of tests.ppo.one_step on each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--config_file", str(shipped("launch") / "multi_node.yaml"), "--num_processes=2", "--mixed_precision=no"]
     options += ["--main_process_ip=127.0.0.1", f"--main_process_port={port}", "-m", "tests.ppo.one_step", str(folder)]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    launches = [[sys.executable, "-m", "accelerate.commands.launch", f"--machine_rank={k}", *options] for k in range(2)]
-    nodes = [
-        subprocess.Popen([*launch, "checkpoint", *more], env=environment, stderr=subprocess.PIPE, text=True)
-        for launch in launches
-    ]
+    launch, nodes = [sys.executable, "-m", "accelerate.commands.launch"], []
+    for rank in range(2):
+        with (folder.parent / f"{folder.name}-{rank}.log").open("a") as log:
+            words = [*launch, f"--machine_rank={rank}", *options, "checkpoint", *more]
+            nodes.append(subprocess.Popen(words, env=environment, stderr=log, start_new_session=True))
     try:
-        for node in nodes:
-            node.communicate(timeout=SECONDS)
+        return [node.wait(SECONDS) for node in nodes]
     finally:
         for node in nodes:
-            node.kill()
-    return nodes
+            with suppress(ProcessLookupError):
+                os.killpg(node.pid, signal.SIGKILL)
 
 
 @pytest.mark.slow
 def test_two_nodes_take_the_steps_of_two_processes_also_after_a_node_has_died(tmp_path):
     whole = steps(tmp_path / "whole", "zero2", "checkpoint")
-    assert all(node.returncode != 0 for node in on_two_nodes(tmp_path / "nodes", "die"))
+    assert 0 not in on_two_nodes(tmp_path / "nodes", "die")
     assert (tmp_path / "nodes" / "checkpoint-2").exists()
     assert not (tmp_path / "nodes" / "adapter").exists()
-    assert [node.returncode for node in on_two_nodes(tmp_path / "nodes")] == [0, 0]
+    assert on_two_nodes(tmp_path / "nodes") == [0, 0], [log.read_text()[-2000:] for log in tmp_path.glob("*.log")]
     assert_same(whole, load_file(tmp_path / "nodes" / "adapter" / "adapter_model.safetensors"))

@@ -9,7 +9,7 @@ from mapft.ppo.loss import variance_loss
 from mapft.ppo.replay import Group, ReplayStore, distinct
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
-from tests.ppo.trainers import LAM, make_trainer, table_reward
+from tests.ppo.trainers import LAM, make_trainer, stored_responses, table_reward
 
 REPLAY = {
     "num_generations": 8,
@@ -181,18 +181,29 @@ def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
     assert torch.allclose(trainer.replayed(0)["reward"], 3 * before)
 
 
+def test_the_critic_learns_from_stored_responses_and_a_constant_in_their_scores_changes_nothing(tmp_path, world):
+    """Values of p0's states, on which the scores depend in the tabular world; 3.3 fits of about 256 responses."""
+    values = {}
+    for shift in (0.0, 100.0):
+        reward = tabular.TableReward(world[1] @ LAM + shift)
+        trainer = make_trainer(tmp_path, [reward], replay=stored_responses(13, shift), **REPLAY)
+        trainer.add_reference()
+        rows = [dict(trainer.train_dataset[k % len(tabular.PROMPTS)]) for k in range(256)]
+        torch.manual_seed(0)
+        batch = trainer.rollout(rows)
+        values[shift] = trainer.metrics["critic/explained_variance"][-1], batch["advantages"]
+        assert all(len(group.ref_logp) == len(group) for group in trainer.replay.groups)
+    explained, shifted = values[0.0], values[100.0]
+    assert explained[0] > 0.05
+    assert explained[0] == pytest.approx(shifted[0], abs=1e-3)
+    torch.testing.assert_close(shifted[1], explained[1], atol=1e-2, rtol=0)
+
+
 def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tmp_path, world):
-    log_p0, scores, log_p_lam = world
-    replay = ReplayStore(10_000, lambda scores_NV: scores_NV[:, 0])
-    rng, table = np.random.default_rng(0), scores @ LAM
-    for p, prompt in enumerate(tabular.PROMPTS):
-        chosen = rng.choice(log_p0.shape[1], size=(16, 8), p=np.exp(log_p0[p]))
-        for row in chosen:
-            ids = [list(tabular.responses()[y]) for y in row]
-            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, [[table[p, y]] for y in row], [])])
+    log_p0, _, log_p_lam = world
     settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 1e-3}
     settings["warm_start_learning_rate"] = 5e-3
-    trainer = make_trainer(tmp_path, [table_reward()], replay=replay, logging_steps=1, **settings)
+    trainer = make_trainer(tmp_path, [table_reward()], replay=stored_responses(16), logging_steps=1, **settings)
     assert trainer.begun.warm_start == 10  # iterations of 4 x 256 responses, for 10 passes over 1024
     trainer.train()
     first = next(log for log in trainer.state.log_history if "objective/kl" in log)

@@ -148,12 +148,12 @@ def test_advantages_equal_gae_by_a_double_loop(tmp_path, world):
     torch.testing.assert_close(batch["advantages"][sampled], expected[sampled], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("engine", [[], ["engine"]], ids=["transformers", "engine"])
-def test_two_processes_score_their_own_responses_and_share_moments_and_critic(tmp_path, engine):
+@pytest.mark.parametrize("case", ["", "engine", "replay"])
+def test_two_processes_score_their_own_responses_and_share_moments_and_critic(tmp_path, case):
     """Each rank's scores are those of its own responses; one mean, one sd, one critic and one mismatch for both."""
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "-m", "tests.ppo.two_processes"]
     done = subprocess.run(
-        [sys.executable, *launch, str(tmp_path), *engine], capture_output=True, text=True, check=False
+        [sys.executable, *launch, str(tmp_path), case], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr[-3000:]
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
@@ -168,7 +168,7 @@ def test_two_processes_score_their_own_responses_and_share_moments_and_critic(tm
         assert ranks[0][name] == ranks[1][name]
     measures = [{name: number for name, number in rank.items() if name.startswith("engine/")} for rank in ranks]
     assert measures[0] == measures[1]
-    assert bool(measures[0]) == bool(engine)
+    assert bool(measures[0]) == (case == "engine")
 
 
 def test_critic_warmup_leaves_the_policy_unchanged(tmp_path, world):

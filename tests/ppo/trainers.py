@@ -9,6 +9,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from mapft.ppo import PPOConfig, PPOTrainer
+from mapft.ppo.replay import Group, ReplayStore
 from tests.ppo import tabular
 
 LAM = np.array([1.0, 0.8])
@@ -64,6 +65,17 @@ def make_trainer(
 def table_reward() -> tabular.TableReward:
     """R = LAM.r on the tabular world."""
     return tabular.TableReward(tabular.scores() @ LAM)
+
+
+def stored_responses(groups: int, shift: float = 0.0) -> ReplayStore:
+    """So many groups of 8 responses of p0 to each prompt, with R = LAM.r + shift."""
+    replay, rng = ReplayStore(10_000, lambda scores_NV: scores_NV[:, 0]), np.random.default_rng(0)
+    p0_PY, reward_PY = np.exp(tabular.log_probs(tabular.model())), tabular.scores() @ LAM + shift
+    for p, prompt in enumerate(tabular.PROMPTS):
+        for row in rng.choice(p0_PY.shape[1], size=(groups, 8), p=p0_PY[p]):
+            ids, scores = [list(tabular.responses()[y]) for y in row], [[reward_PY[p, y]] for y in row]
+            replay.add([Group(tabular.tokenizer()(prompt)["input_ids"], ids, scores, [])])
+    return replay
 
 
 class Record(TrainerCallback):

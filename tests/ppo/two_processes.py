@@ -1,4 +1,7 @@
-"""Writes what every rank has after one iteration: `accelerate launch -m tests.ppo.two_processes FOLDER [engine]`."""
+"""What every rank has after one iteration: `accelerate launch -m tests.ppo.two_processes FOLDER [engine or replay]`.
+
+replay: with stored responses, of which the processes have different numbers.
+"""
 
 import json
 import sys
@@ -8,20 +11,27 @@ import torch
 
 from mapft.config import EngineConfig
 from mapft.sampling.engines import RejectionSampler
-from tests.ppo.trainers import make_trainer, table_reward
+from tests.ppo.trainers import make_trainer, stored_responses, table_reward
 from tests.sampling.engines import TabularEngine
 
+REPLAY = {"replay_batch": 16, "num_generations": 8, "critic_minibatch": 24, "warm_start_passes": 0.5}
 
-def main(folder: Path, engine: str = "") -> None:
-    table = table_reward()
+
+def main(folder: Path, case: str = "") -> None:
+    table, replay = table_reward(), None
+    if case == "replay":
+        replay = stored_responses(3)
+        replay.groups.pop()
     trainer = make_trainer(
         folder,
         [table],
-        engine=RejectionSampler(TabularEngine(kl=0.013), EngineConfig()) if engine else None,
+        engine=RejectionSampler(TabularEngine(kl=0.013), EngineConfig()) if case == "engine" else None,
+        replay=replay,
         per_device_train_batch_size=64,
         num_ppo_epochs=1,
         total_episodes=256,
         logging_steps=1,
+        **(REPLAY if replay else {}),
     )
     record = {}
     scores = trainer.scores

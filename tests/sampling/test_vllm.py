@@ -197,18 +197,22 @@ def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_pat
     assert "No server of engine.urls=" in capfd.readouterr().err
 
 
-def test_a_server_of_the_run_that_died_is_started_again_with_the_next_adapter(model, adapter, tmp_path):
-    local = LocalServers(served(model))
+def test_a_server_of_the_run_that_dies_is_started_again(model, adapter, tmp_path):
+    """Before the next adapter is loaded, and while responses are generated."""
+    config = served(model)
+    local = LocalServers(dataclasses.replace(config, engine=dataclasses.replace(config.engine, retries=0)))
     engine = VLLM(dataclasses.replace(local.config.engine, adapters=str(tmp_path)), local)
+    *_, (_, tuned) = policies(model, adapter)
     try:
         engine.load(None)
-        [first] = local.own
-        first.stop()
-        engine.load(adapter)
-        assert local.own != [first]
-        *_, (_, tuned) = policies(model, adapter)
-        for proposal in engine.propose([PROMPT] * 4, range(4), [EOS], 4):
-            assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
+        for load in (True, False):
+            [server] = local.own
+            server.stop()
+            if load:
+                engine.load(adapter)
+            for proposal in engine.propose([PROMPT] * 8, range(8), [EOS], 4):
+                assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
+            assert local.own != [server]
     finally:
         for server in local.own:
             server.stop()

@@ -1,7 +1,6 @@
 """vLLM servers that a run starts on its own machine, with the Python of engine.python, and stops at its end."""
 
 import atexit
-import ctypes
 import logging
 import os
 import shutil
@@ -10,16 +9,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
 from peft import PeftConfig
+from transformers import AutoConfig
 
 from mapft.config import Config
 from mapft.playground.paths import existing_or_hub
+from mapft.sampling.engines.supervisor import STOP_SECONDS
 from mapft.sampling.models import policy_dtype
 from mapft.utils.errors import UserError
 from mapft.utils.net import is_loopback
@@ -28,11 +28,10 @@ logger = logging.getLogger(__name__)
 
 BASE = "base"  # the name of the base model on a server
 START_SECONDS = 1200  # loading a large model takes minutes
-STOP_SECONDS = 20
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM offers for --max-lora-rank
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
+LAUNCHER_VARIABLES = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
 LOG_CHARACTERS = 600  # of a server that did not start, in the message
-DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
 
@@ -40,118 +39,154 @@ _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
 class LocalServers:
     """The servers of engine.urls on this machine, which `start` starts where none answers.
 
-    UserError for an address on another machine.
+    UserError for an address on another machine or with TLS, and for a run on several machines.
     """
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        for url in config.engine.urls:
-            if not is_loopback(urlsplit(url).hostname or ""):
+        self.config, self.urls = config, [url.rstrip("/") for url in config.engine.urls]
+        for url in self.urls:
+            parts = urlsplit(url)
+            if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
                 raise UserError(
                     f"engine.python starts servers on this machine, but engine.urls has {url}; use "
                     "http://localhost:PORT, or start all servers by hand and leave out engine.python."
                 )
+        processes = os.environ.get("WORLD_SIZE", "1")
+        if processes != os.environ.get("LOCAL_WORLD_SIZE", processes):
+            raise UserError(
+                "engine.python starts servers for the processes of one machine, but this run has several machines; "
+                "start servers by hand, and give their addresses as engine.urls."
+            )
 
     @property
     def own(self) -> list["Server"]:
         """Those that this process has started."""
-        return [_running[url] for url in self.config.engine.urls if url in _running]
+        return [_running[url] for url in self.urls if url in _running]
 
     def start(self) -> None:
         """Return when every address answers. A server that somebody else has started is used as it is."""
-        started = [url for url in self.config.engine.urls if not _answers(url)]
-        for url in started:
-            if url in _running:
-                _running[url].stop()
-            _running[url] = Server(url, self.config)
-        for url in started:
-            _running[url].wait()
+        started = []
+        for url in self.urls:
+            words = command(url, self.config)
+            if url in _running and (_running[url].words != words or not _running[url].alive):
+                _running.pop(url).stop()
+            if url not in _running and not _answers(url):
+                _running[url] = Server(url, words)
+                started.append(_running[url])
+        for server in started:
+            server.wait()
 
 
 class Server:
-    """A process of vLLM that serves the base model of a run, with adapters, until `stop`."""
+    """A process of vLLM that serves a model, with adapters, at an address until `stop`. words: its command line."""
 
-    def __init__(self, url: str, config: Config) -> None:
-        self.url = url
+    def __init__(self, url: str, words: list[str]) -> None:
+        self.url, self.words = url, words
         handle, log = tempfile.mkstemp(prefix=f"mapft-vllm-{urlsplit(url).port or 80}-", suffix=".log")
         self.log = Path(log)
         logger.warning(f"A vLLM server starts at {url}; its log is {log}.")
-        try:
-            self._process = subprocess.Popen(
-                command(url, config),
-                stdin=subprocess.DEVNULL,
-                stdout=handle,
-                stderr=subprocess.STDOUT,
-                env=os.environ | ENVIRONMENT,
-                start_new_session=True,  # Ctrl-C reaches the run first
-                preexec_fn=_end_with_parent(),
-            )
-        except OSError as error:
-            raise UserError(
-                f"engine.python={config.engine.python} cannot be started ({error}); give the Python of an environment "
-                "with vLLM."
-            ) from error
-        finally:
-            os.close(handle)
+        launched = {name for name in os.environ if name.startswith(LAUNCHER_VARIABLES)}
+        environment = {name: value for name, value in os.environ.items() if name not in launched}
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("supervisor.py")), *words],
+            stdin=subprocess.PIPE,  # open as long as this process lives
+            stdout=handle,
+            stderr=subprocess.STDOUT,
+            env=environment | ENVIRONMENT,
+            start_new_session=True,  # Ctrl-C reaches the run first
+        )
+        os.close(handle)
         atexit.register(self.stop)
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process has not ended."""
+        return self._process.poll() is None
 
     def wait(self) -> None:
         """Until it answers; UserError with the end of its log where it does not."""
         end = time.monotonic() + START_SECONDS
-        while not _answers(self.url):
-            ended = self._process.poll() is not None
-            if ended or time.monotonic() > end:
-                self.stop()
-                why = "has ended" if ended else f"does not answer within {START_SECONDS} s"
-                last = self.log.read_text("utf-8", errors="replace").strip()[-LOG_CHARACTERS:]
-                raise UserError(
-                    f"The vLLM server at {self.url} {why}; correct what its log {self.log} reports, which ends with: "
-                    f"{last}"
-                )
+        while self.alive and not _answers(self.url):
+            if time.monotonic() > end:
+                raise self._error(f"does not answer within {START_SECONDS} s")
             time.sleep(0.5)
+        if not self.alive:
+            raise self._error("has ended")
 
-    def stop(self) -> None:
+    def _error(self, why: str) -> UserError:
+        last = self.log.read_text("utf-8", errors="replace").strip()[-LOG_CHARACTERS:]
+        self.stop(keep_log=True)
+        _running.pop(self.url, None)
+        return UserError(
+            f"The vLLM server at {self.url} {why}; correct what its log {self.log} reports, which ends with: {last}"
+        )
+
+    def stop(self, *, keep_log: bool = False) -> None:
         """End it and its workers."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_SECONDS)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(2 * STOP_SECONDS)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        if not keep_log:
+            self.log.unlink(missing_ok=True)
         atexit.unregister(self.stop)
 
 
 def command(url: str, config: Config) -> list[str]:
-    """The command line of a server, for adapters of the run's rank; engine.options come last, and win."""
-    parts, rank = urlsplit(url), config.adapter.r
-    if config.model.adapter:
-        rank = PeftConfig.from_pretrained(existing_or_hub(config.model.adapter, "model.adapter")).r
+    """The command line of a server, for adapters of the run's rank; engine.options come last, and win.
+
+    UserError for a Python that does not exist, and a rank that vLLM does not offer.
+    """
+    parts, model, rank = urlsplit(url), config.model, config.adapter.r
+    if model.adapter:
+        start = PeftConfig.from_pretrained(existing_or_hub(model.adapter, "model.adapter"))
+        rank = max(start.r, *start.rank_pattern.values())
+    if rank > RANKS[-1]:
+        raise UserError(
+            f"engine={config.engine.name} has adapters of rank {RANKS[-1]} at most, and this one has rank {rank}; set "
+            "a smaller adapter.r, or engine=transformers."
+        )
+    python = shutil.which(str(Path(config.engine.python or "").expanduser()))
+    if python is None:
+        raise UserError(
+            f"engine.python={config.engine.python} is not a program; give the Python of an environment with vLLM."
+        )
+    path = existing_or_hub(model.path, "model.path")
     options: dict[str, object] = {
-        "--model": existing_or_hub(config.model.path, "model.path"),
         "--served-model-name": BASE,
         "--host": parts.hostname,
         "--port": parts.port or 80,
-        "--dtype": policy_dtype(config.model),
+        "--dtype": policy_dtype(model),
         "--generation-config": "vllm",
+        "--max-model-len": _longest(path, config),
+        "--max-lora-rank": next(offered for offered in RANKS if offered >= rank),
         "--kv-cache-memory-bytes": int(config.engine.cache_gb * 1e9),
-        "--max-lora-rank": next((offered for offered in RANKS if offered >= rank), RANKS[-1]),
+        "--gpu-memory-utilization": 0.01,  # only what must be free at the start, beside the run's own models
     }
-    python = str(Path(config.engine.python or "").expanduser())
-    python = shutil.which(python) or python
+    options |= {"--revision": model.revision} if model.revision else {}
+    flags = ["--enable-lora", "--disable-uvicorn-access-log"]
+    flags += ["--trust-remote-code"] if model.trust_remote_code else []
     words = [str(word) for option in options.items() for word in option]
-    return [python, "-m", "vllm.entrypoints.openai.api_server", "--enable-lora", *words, *config.engine.options]
+    return [python, "-m", "vllm.entrypoints.cli.main", "serve", path, *flags, *words, *config.engine.options]
+
+
+def _longest(path: str, config: Config) -> int:
+    """Tokens of the longest prompt with its response, within the positions of the model."""
+    loaded = AutoConfig.from_pretrained(
+        path, revision=config.model.revision, trust_remote_code=config.model.trust_remote_code
+    )
+    tokens = config.data.max_prompt_tokens + config.sampling.max_new_tokens
+    return min(tokens, getattr(loaded.get_text_config(), "max_position_embeddings", None) or tokens)
 
 
 def _answers(url: str) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200
-    return False
-
-
-def _end_with_parent() -> Callable[[], int] | None:
-    """What a child does before it begins on Linux: it asks for SIGTERM when this process ends, however it ends."""
-    if not sys.platform.startswith("linux"):
-        return None
-    prctl = ctypes.CDLL(None).prctl
-    return lambda: prctl(DEATH_SIGNAL, signal.SIGTERM)
+    """Whether a server is there, also one that is too busy to answer."""
+    try:
+        return httpx.get(f"{url}/health", timeout=10, trust_env=False).status_code == 200
+    except httpx.ReadTimeout:
+        return True
+    except httpx.TransportError:
+        return False

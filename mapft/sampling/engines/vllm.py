@@ -3,13 +3,14 @@
     VLLM_ALLOW_RUNTIME_LORA_UPDATING=True vllm serve MODEL --served-model-name base --generation-config vllm \
         --enable-lora --max-lora-rank R
 
-or started by the run (servers.py). Requests are spread over the servers. One that does not answer is left out, with a
-warning, until the next adapter is loaded, and its requests go to the others.
+With engine.python the run starts them itself (servers.py). Requests are spread over the servers. One that does not
+answer is left out, with a warning, until the next adapter is loaded, and its requests go to the others.
 """
 
 import logging
 import os
 import tempfile
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +81,7 @@ class VLLM:
         self._name, self._loads = f"mapft-{uuid4().hex[:12]}", 0
         self._folder = Path()  # of the adapter in use; the base model where it has no name
         self._left_out: set[str] = set()
+        self._revived, self._lock = False, threading.Lock()
         self._own: list[Path] = []  # folders that this object has made: one at most
         weakref.finalize(self, _close, self._client, self.urls, self._own)
 
@@ -90,11 +92,12 @@ class VLLM:
 
     def load(self, adapter: Path | None) -> str:
         """A copy of the adapter in the folder that the servers read is loaded; the one before is removed."""
+        self._left_out.clear()
+        self._revived = False
         if self._local is not None:
             self._local.start()
         if adapter is None and self.model == BASE:
             return ""
-        self._left_out.clear()
         before, self._folder = list(self._own), Path()
         if adapter is not None:
             self._loads += 1
@@ -131,7 +134,7 @@ class VLLM:
 
     def _generate_on_one(self, number: int, content: dict[str, Any]) -> tuple[str, Any]:
         """(address, reply) of the server with this number, or of the next one that answers."""
-        while urls := [url for url in self.urls if url not in self._left_out]:
+        while urls := self._answering():
             url = urls[number % len(urls)]
             try:
                 return url, self._post(url, GENERATE, content)
@@ -141,6 +144,17 @@ class VLLM:
             f"No server of engine.urls={','.join(self.settings.urls)} answers; start one again and repeat the command, "
             "which continues where it stopped."
         )
+
+    def _answering(self) -> list[str]:
+        """Servers that are not left out. Where none is, those of the run are started again, once for each adapter."""
+        with self._lock:
+            left = [url for url in self.urls if url not in self._left_out]
+            if not left and self._local is not None and not self._revived:
+                self._revived = True
+                self._local.start()
+                self._left_out.clear()
+                left = self.urls
+        return left
 
     def _load_on(self, url: str) -> None:
         try:
