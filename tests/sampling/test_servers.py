@@ -43,7 +43,7 @@ def test_the_command_line_has_the_model_precision_address_and_rank_of_the_run(mo
     model.revision, model.trust_remote_code = "v2", True
     sampling = SamplingConfig(max_new_tokens=200)  # after 512 of a prompt
     words = command("http://[::1]:8123", config(model, adapter=AdapterConfig(r=17), sampling=sampling))
-    assert words[:5] == [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model.path]
+    assert words[:5] == [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model.path]
     expected = {
         "--served-model-name": "base",
         "--dtype": "bfloat16",

