@@ -112,7 +112,7 @@ QUIET = {"save_steps": 1000, "logging_steps": 1000}
 def test_the_cycle_reaches_p_lam_and_lowers_a_multiplier(tmp_path):
     """Alone, the first value gets a lam of about 1, which must fall to .3 once the second's is 1."""
     world = World(tmp_path, {"first": 0.3, "second": 1.0})
-    mode = {"rounds": 3, "visit_episodes": 16_384}
+    mode = {"rounds": 3, "visit_episodes": 32_768}
     world.cycle(tmp_path / "run", TRAINER | QUIET, {"every": 16, "start": 0.25}, **mode).train()
     visits = read_visits(RunFolder(tmp_path / "run"))
     assert max(visit.lam for visit in visits if visit.value == "first") > 0.8
