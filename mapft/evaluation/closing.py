@@ -119,8 +119,8 @@ def _kl_to_target(evaluation: Evaluation) -> list[str]:
     if distance.low > CONVERGED:
         more = evaluation.scored * (distance.mean / CONVERGED - 1)
         sentences.append(
-            f"The policy has not converged: its KL to p_lam is above {CONVERGED:g} nats, which takes about "
-            f"{float(f'{more:.2g}'):,.0f} more responses (the KL falls about as 1/responses), or a larger adapter."
+            f"The policy has not converged: its KL to p_lam is above {CONVERGED:g} nats, which takes at least "
+            f"{float(f'{more:.2g}'):,.0f} more responses (the KL falls as 1/responses at best), or a larger adapter."
         )
     return sentences
 

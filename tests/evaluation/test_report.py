@@ -62,8 +62,8 @@ def test_the_closing_table_of_the_quickstart_at_80_columns():
         f"KL to the base policy: {result.kl_predicted:.3f} nats predicted, 0.200 [0.100, 0.300] measured.",
         "Price ratio: 1.26 [1.16, 1.37] times the least KL that has the realized levels.",
         "KL to p_lam: 0.205 [0.183, 0.227] nats.",
-        "The policy has not converged: its KL to p_lam is above 0.05 nats, which takes about 25,000 more responses "
-        "(the KL falls about as 1/responses), or a larger adapter.",
+        "The policy has not converged: its KL to p_lam is above 0.05 nats, which takes at least 25,000 more responses "
+        "(the KL falls as 1/responses at best), or a larger adapter.",
         "Adapter: adapter",
     ]
 
@@ -209,7 +209,7 @@ def test_the_three_questions():
             assert answer.startswith(begin)
     known, converged, _ = closing.questions(replace(base, lam_error={"a": 0.1}, kl_to_target=Estimate(0.1, 0.06, 0.14)))
     assert "moves a level by about 0.08 sd at most" in known.sentences[0]
-    assert "about 1,000 more responses" in converged.sentences[1]
+    assert "at least 1,000 more responses" in converged.sentences[1]
     assert [known.good, converged.good] == [True, False]
 
 
