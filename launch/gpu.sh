@@ -10,5 +10,9 @@ if [ "$*" = "--device cpu" ]; then
   MAPFT_DRY_RUN=1 "$python" -m pytest -m gpu
   exec "$python" -m tests.benchmarks.bench_gpu
 fi
+if [ $# -gt 0 ]; then
+  echo "$* is unknown; the only option is --device cpu." >&2
+  exit 2
+fi
 "$python" -m pytest -m gpu
 exec "$python" -m tests.benchmarks --only gpu

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mapft.config.fields import Settings, require, setting
+from mapft.utils.errors import UserError
 
 TRANSFORMERS = "transformers"
 ADDRESS = re.compile(r"https?://[^/\s:]+(:\d+)?/?|https?://\[[0-9a-fA-F:]+\](:\d+)?/?")
@@ -54,3 +55,7 @@ class EngineConfig(Settings):
         if self.name != TRANSFORMERS:
             valid = bool(self.urls) and all(map(ADDRESS.fullmatch, self.urls))
             require(valid, "engine.urls", self.urls, "one address or more, http://host:port")
+        elif self.python:
+            raise UserError(
+                f"engine.python={self.python} starts vLLM servers, but engine={self.name} needs none; set engine=vllm."
+            )

@@ -110,7 +110,7 @@ class PPOTrainer(RolloutTrainer):
         self.batch: Batch = {}
         self._plan: list[Tensor] = []
         self._rollout_seconds = 0.0
-        self._has_reference = False  # whether the stored responses have log p0
+        self._replay_prepared = False
 
     def checked_head(self, initial_N: Tensor | None) -> tuple[Head, int]:
         """What computes log-probabilities in training, and the width of its input, after the checks of step_zero.py.
@@ -128,9 +128,9 @@ class PPOTrainer(RolloutTrainer):
         """The next micro-batch, of a new rollout where the last one has been used for num_ppo_epochs epochs."""
         if not self.model.training:
             return self.rollout(rows)
-        if self.args.replay_batch and not self._has_reference:
-            self.add_reference()
-            self._has_reference = True
+        if self.args.replay_batch and not self._replay_prepared:
+            self.prepare_replay()
+            self._replay_prepared = True
         per_epoch, position = self.args.steps_per_generation, self.position
         if self.iteration < 0:
             return {}

@@ -162,7 +162,7 @@ class RolloutTrainer(ResumableTrainer):
         batch["reward"] = self.replay.price(scores_BV).float().to(device)
         return batch
 
-    def add_reference(self) -> None:
+    def prepare_replay(self) -> None:
         """Add log p0 to the stored responses that lack it, those of p0, and fit the critic on them.
 
         The return of such a response is its R, discounted, so the critic begins as the value function of p0. Each fit
@@ -176,34 +176,39 @@ class RolloutTrainer(ResumableTrainer):
             return
         scores_BV = torch.tensor([scores for group in groups for scores in group.scores], dtype=torch.float64)
         score_B = self.replay.price(scores_BV).float().to(self.accelerator.device)
-        moments = self.sum_over_processes(torch.stack([torch.ones_like(score_B), score_B, score_B**2]).double().sum(1))
+        moments = self._global_moments(score_B, torch.ones_like(score_B))
         self.critic.begin(moments)
         rollout = self.args.per_device_train_batch_size * self.args.steps_per_generation
         rows = min(self.args.local_rollout_forward_batch_size, rollout, most)
         passes = math.ceil(most / rows)
         fits = np.array_split(range(passes), max(1, round(passes * rows / rollout)))
-        on_reference = self.args.critic_trunk == Trunk.reference
         order = torch.randperm(own, generator=torch.Generator().manual_seed(self.seed_of("critic order"))).tolist()
         logp = [0.0] * own
         quiet = self.args.disable_tqdm or not self.accelerator.is_main_process
         with progress(make_console(stderr=True, quiet=quiet)) as update:
             for step, fit in enumerate(fits):
                 parts: list[tuple[Tensor, Tensor, Tensor]] = []  # features, returns and mask of each pass
-                for first in (int(each) * rows for each in fit):
-                    part = [order[row % own] for row in range(first, first + rows)]
+                for number in fit.tolist():
+                    part = [order[row % own] for row in range(number * rows, (number + 1) * rows)]
                     batch = self.batch_of([prompt_ids[row] for row in part], [completion_ids[row] for row in part])
-                    with self.reference() as reference:
-                        logp_BT, features_BTD = self.log_probs(reference, batch, features=on_reference)
-                    for row, number in zip(part, (logp_BT * batch["mask"]).sum(dim=1).tolist(), strict=True):
-                        logp[row] = number
+                    logp_B, features_BTD = self.reference_pass(batch)
+                    for row, nats in zip(part, logp_B, strict=True):
+                        logp[row] = nats
                     returns_BT = discounted(score_B[part], batch["mask"], self.args.gamma)
                     parts.append((features_BTD, returns_BT, batch["mask"]))
-                    update("log p0 of stored responses, in passes", first // rows + 1, passes)
-                if on_reference:
+                    update("log p0 of stored responses, in passes", number + 1, passes)
+                if self.args.critic_trunk == Trunk.reference:
                     features_BTD, returns_BT, mask_BT = (_as_one(arrays) for arrays in zip(*parts, strict=True))
                     self._fit(features_BTD, returns_BT, mask_BT, moments, self.seed_of("critic", step))
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
+
+    def reference_pass(self, batch: Batch) -> tuple[list[float], Tensor]:
+        """log p0(y|x) of every response in nats, and the critic's features (B, T, D) where the reference has them."""
+        features = self.args.critic_trunk == Trunk.reference
+        with self.reference() as reference:
+            logp_BT, features_BTD = self.log_probs(reference, batch, features=features)
+        return (logp_BT * batch["mask"]).sum(dim=1).tolist(), features_BTD
 
     def batch_of(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Batch:
         """Token ids on this process's device."""

@@ -79,7 +79,7 @@ def explained(config: Config, run: Run, train: Sequence[Group], held: Sequence[G
         trainer.add_callback(StopAt(trainer.begun.warm_start * args.steps_per_iteration))
         trainer.train()
         trainer.replay = ReplayStore(args.replay_capacity, replay.price, run.matrix.values, held)
-        trainer.add_reference()
+        trainer.prepare_replay()
         return share(trainer)
 
 

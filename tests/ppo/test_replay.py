@@ -154,7 +154,7 @@ def test_the_regression_of_a_step_does_not_depend_on_the_micro_batch(tmp_path, w
         ids, scores = [list(responses[y]) for y in chosen], [[float(world[1][p, y] @ LAM)] for y in chosen]
         replay.add([Group(tabular.tokenizer()(tabular.PROMPTS[p])["input_ids"], ids, scores, [])])
     trainer = make_trainer(tmp_path, [table_reward()], replay=replay, **REPLAY | {"replay_batch": 80})
-    trainer.add_reference()
+    trainer.prepare_replay()
     groups = len(trainer.replay.sample(80, trainer.seed_of("replay", 2)))
 
     def gradients(count: int) -> list[torch.Tensor]:
@@ -187,7 +187,7 @@ def test_the_critic_learns_from_stored_responses_and_a_constant_in_their_scores_
     for shift in (0.0, 100.0):
         reward = tabular.TableReward(world[1] @ LAM + shift)
         trainer = make_trainer(tmp_path, [reward], replay=stored_responses(13, shift), **REPLAY)
-        trainer.add_reference()
+        trainer.prepare_replay()
         rows = [dict(trainer.train_dataset[k % len(tabular.PROMPTS)]) for k in range(256)]
         torch.manual_seed(0)
         batch = trainer.rollout(rows)

@@ -95,9 +95,13 @@ def test_a_run_on_several_machines_starts_none(model, monkeypatch):
     ],
 )
 def test_a_python_without_vllm_is_one_sentence(model, python, message):
-    engine = make_vllm(config(model, python=python))
     with pytest.raises(UserError, match=message):
-        engine.load(None)
+        make_vllm(config(model, python=python)).load(None)
+
+
+def test_without_vllm_as_the_engine_a_python_is_refused():
+    with pytest.raises(UserError, match="starts vLLM servers, but engine=transformers needs none; set engine=vllm"):
+        EngineConfig(python=sys.executable)
 
 
 def test_only_the_main_process_starts_servers(model, monkeypatch):

