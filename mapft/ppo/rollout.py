@@ -3,7 +3,6 @@
 Shapes: B responses of this process, N responses of all processes, T response tokens, D features, F reward functions.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -179,27 +178,25 @@ class RolloutTrainer(ResumableTrainer):
         moments = self._global_moments(score_B, torch.ones_like(score_B))
         self.critic.begin(moments)
         rollout = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        rows = min(self.args.local_rollout_forward_batch_size, rollout, most)
-        passes = math.ceil(most / rows)
-        fits = np.array_split(range(passes), max(1, round(passes * rows / rollout)))
-        order = torch.randperm(own, generator=torch.Generator().manual_seed(self.seed_of("critic order"))).tolist()
-        logp = [0.0] * own
+        fits = np.array_split(np.arange(most), max(1, round(most / rollout)))
+        rows = self.args.local_rollout_forward_batch_size
+        order = np.random.default_rng(self.seed_of("critic order")).permutation(own)
+        logp_B = np.zeros(own)
         quiet = self.args.disable_tqdm or not self.accelerator.is_main_process
         with progress(make_console(stderr=True, quiet=quiet)) as update:
             for step, fit in enumerate(fits):
                 parts: list[tuple[Tensor, Tensor, Tensor]] = []  # features, returns and mask of each pass
-                for number in fit.tolist():
-                    part = [order[row % own] for row in range(number * rows, (number + 1) * rows)]
+                for first in range(0, len(fit), rows):
+                    part = order[fit[first : first + rows] % own]
                     batch = self.batch_of([prompt_ids[row] for row in part], [completion_ids[row] for row in part])
-                    logp_B, features_BTD = self.reference_pass(batch)
-                    for row, nats in zip(part, logp_B, strict=True):
-                        logp[row] = nats
+                    logp_B[part], features_BTD = self.reference_pass(batch)
                     returns_BT = discounted(score_B[part], batch["mask"], self.args.gamma)
                     parts.append((features_BTD, returns_BT, batch["mask"]))
-                    update("log p0 of stored responses, in passes", number + 1, passes)
+                    update("log p0 of stored responses", int(fit[first]) + len(part), most)
                 if self.args.critic_trunk == Trunk.reference:
                     features_BTD, returns_BT, mask_BT = (_as_one(arrays) for arrays in zip(*parts, strict=True))
                     self._fit(features_BTD, returns_BT, mask_BT, moments, self.seed_of("critic", step))
+        logp = logp_B.tolist()
         for group in groups:
             group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
 
