@@ -1,4 +1,5 @@
-"""How fast training reaches p_lam: exact KL(pi||p_lam) on the tabular world, with and without replay.
+"""How fast training reaches p_lam: exact KL(pi||p_lam) on the tabular world, with and without replay
+and engines of another distribution.
 
     python -m tests.benchmarks.bench_convergence
 
@@ -18,8 +19,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from mapft.config import EngineConfig
+from mapft.sampling.engines import RejectionSampler
 from tests.ppo import tabular
 from tests.ppo.trainers import LAM, make_trainer
+from tests.sampling.engines import TabularEngine
 
 SEEDS = (0, 1, 2)
 PLAIN = {"num_ppo_epochs": 4, "learning_rate": 5e-3}
@@ -34,6 +38,7 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "with replay of 256, not whitened, weight 4": UNWHITENED | {"replay_batch": 256, "replay_coef": 4.0},
 }
 LONG = UNWHITENED | {"replay_batch": 256, "replay_coef": 4.0}
+MISMATCHES = (0.0005, 0.013, 0.128)  # KL of an engine to the policy, in nats per response
 
 
 class ExactKL(TrainerCallback):
@@ -51,12 +56,15 @@ class ExactKL(TrainerCallback):
             model.train()
 
 
-def train(responses: Sequence[int], seed: int, settings: dict[str, Any]) -> tuple[dict[int, float], float]:
-    """KL after each number of responses, and the seconds of the training."""
+def train(
+    responses: Sequence[int], seed: int, settings: dict[str, Any], mismatch: float | None
+) -> tuple[dict[int, float], float]:
+    """KL after each number of responses, and the seconds of the training. mismatch: of an engine, which generates."""
     reward = tabular.TableReward(tabular.scores() @ LAM)
     quiet = {"logging_steps": 10_000, "total_episodes": max(responses), "seed": seed}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        trainer = make_trainer(Path(folder), [reward], **settings | quiet)
+        engine = None if mismatch is None else RejectionSampler(TabularEngine(mismatch), EngineConfig(max_ratio=8.0))
+        trainer = make_trainer(Path(folder), [reward], engine=engine, **settings | quiet)
         exact = ExactKL(responses, trainer.args.steps_per_iteration, trainer.args.generation_batch_size)
         trainer.add_callback(exact)
         begin = time.perf_counter()
@@ -64,9 +72,9 @@ def train(responses: Sequence[int], seed: int, settings: dict[str, Any]) -> tupl
     return exact.kl, time.perf_counter() - begin
 
 
-def row(name: str, responses: Sequence[int], settings: dict[str, Any]) -> None:
+def row(name: str, responses: Sequence[int], settings: dict[str, Any], mismatch: float | None = None) -> None:
     """Print mean and range over the seeds."""
-    results = [train(responses, seed, settings) for seed in SEEDS]
+    results = [train(responses, seed, settings, mismatch) for seed in SEEDS]
     cells = []
     for n in responses:
         kls = [kl[n] for kl, _ in results]
@@ -76,7 +84,7 @@ def row(name: str, responses: Sequence[int], settings: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """All trainings with 10 240 responses, then the last one with 20 480."""
+    """All trainings with 10 240 responses, then the last one with 20 480, also from engines."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print("| KL(pi||p_lam) after | 2560 | 5120 | 10 240 responses | seconds |\n|---|---|---|---|---|")
@@ -85,6 +93,8 @@ def main() -> None:
     print("\n| KL(pi||p_lam) after | 5120 | 10 240 | 20 480 responses | seconds |\n|---|---|---|---|---|")
     row("PPO", (5120, 10_240, 20_480), PLAIN)
     row("with replay of 256, not whitened, weight 4", (5120, 10_240, 20_480), LONG)
+    for mismatch in MISMATCHES:
+        row(f"the same, by an engine {mismatch:g} nats from the policy", (5120, 10_240, 20_480), LONG, mismatch)
 
 
 if __name__ == "__main__":

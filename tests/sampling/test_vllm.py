@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections import Counter
+from copy import copy
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,14 @@ import torch
 from peft import LoraConfig, get_peft_model
 from scipy.stats import chisquare
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from mapft.cli import main
 from mapft.config import EngineConfig
@@ -21,6 +29,7 @@ from mapft.sampling.engines.servers import LocalServers
 from mapft.sampling.engines.vllm import VLLM
 from mapft.tracking.glossary import METRICS
 from mapft.utils.consistency import own_log_probs
+from mapft.utils.errors import UserError
 from tests.sampling.vllm_server import PYTHON, served
 from tests.worlds import SMALL
 
@@ -33,30 +42,36 @@ EOS, PROMPT = 1, [5, 6, 7]
 DRAWS = 1500
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A Llama of 32 tokens, of which some are likely."""
-    folder = tmp_path_factory.mktemp("llama")
+SIZES = {
+    "vocab_size": 32,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "eos_token_id": EOS,
+    "bos_token_id": None,
+    "pad_token_id": 0,
+    "tie_word_embeddings": False,
+}
+
+
+def save(policy: PreTrainedModel, folder: Path) -> Path:
+    """With a tokenizer of 32 tokens."""
     vocabulary = {word: number for number, word in enumerate(["<pad>", "<eos>", *WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary, unk_token="w0"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>").save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        initializer_range=0.2,
-        eos_token_id=EOS,
-        bos_token_id=None,
-        pad_token_id=0,
-        tie_word_embeddings=False,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    policy.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    """A Llama of which some tokens are likely."""
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(LlamaConfig(**SIZES, intermediate_size=128))
+    return save(policy, tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
@@ -103,27 +118,64 @@ def policies(model: Path, adapter: Path):
     yield adapter, tuned.eval()
 
 
-def test_the_distribution_of_two_tokens_is_the_models(engine, model, adapter):
-    """With the base model and with an adapter; log-probabilities to 1e-3, the distribution by chi-square."""
+def check_distribution(engine: VLLM, policy: PreTrainedModel) -> None:
+    """Of two tokens: log-probabilities to 1e-3, the distribution by chi-square."""
     responses = [[EOS], *([a, b] for a, b in itertools.product(range(32), repeat=2) if a != EOS)]
+    proposals = engine.propose([PROMPT] * DRAWS, range(DRAWS), [EOS], 2)
+    for proposal in proposals[:50]:
+        assert proposal.logp == pytest.approx(log_prob(policy, proposal.ids), abs=1e-3)
+    first_K = torch.tensor([PROMPT])
+    with torch.no_grad():
+        log_p_K = policy(first_K).logits[0, -1].double().log_softmax(-1)
+        after = torch.tensor([[*PROMPT, token] for token in range(32)])
+        log_p_KK = policy(after).logits[:, -1].double().log_softmax(-1)
+    expected = DRAWS * np.array(
+        [log_p_K[ids[0]].exp() * (log_p_KK[ids[0], ids[1]].exp() if len(ids) > 1 else 1) for ids in responses]
+    )
+    counts = Counter(tuple(proposal.ids) for proposal in proposals)
+    observed = np.array([counts[tuple(ids)] for ids in responses])
+    common = expected > 5
+    pairs = (np.append(each[common], each[~common].sum()) for each in (observed, expected))
+    assert chisquare(*pairs).pvalue > 1e-3
+
+
+def check_ends(engine: VLLM) -> None:
+    """Responses end at EOS or at the limit, and each has its own seed."""
+    for proposal in engine.propose([PROMPT] * 64, range(64), [EOS], 20):
+        assert EOS not in proposal.ids[:-1]
+        assert proposal.ids[-1] == EOS or len(proposal.ids) == 20
+    again = engine.propose([PROMPT] * 4, range(4), [EOS], 20)
+    assert len({tuple(proposal.ids) for proposal in again}) > 1
+
+
+def test_the_distribution_is_the_models(engine, model, adapter):
+    """With the base model and with an adapter."""
     for folder, policy in policies(model, adapter):
         engine.load(folder)
-        proposals = engine.propose([PROMPT] * DRAWS, range(DRAWS), [EOS], 2)
-        for proposal in proposals[:50]:
-            assert proposal.logp == pytest.approx(log_prob(policy, proposal.ids), abs=1e-3)
-        first_K = torch.tensor([PROMPT])
-        with torch.no_grad():
-            log_p_K = policy(first_K).logits[0, -1].double().log_softmax(-1)
-            after = torch.tensor([[*PROMPT, token] for token in range(32)])
-            log_p_KK = policy(after).logits[:, -1].double().log_softmax(-1)
-        expected = DRAWS * np.array(
-            [log_p_K[ids[0]].exp() * (log_p_KK[ids[0], ids[1]].exp() if len(ids) > 1 else 1) for ids in responses]
-        )
-        counts = Counter(tuple(proposal.ids) for proposal in proposals)
-        observed = np.array([counts[tuple(ids)] for ids in responses])
-        common = expected > 5
-        pairs = (np.append(each[common], each[~common].sum()) for each in (observed, expected))
-        assert chisquare(*pairs).pvalue > 1e-3
+        check_distribution(engine, policy)
+        check_ends(engine)
+
+
+def test_so_is_that_of_a_gpt2_whose_adapters_vllm_does_not_load(adapter, tmp_path):
+    """The servers of a run need adapters; started by hand without them, a server samples the base model."""
+    torch.manual_seed(0)
+    policy = GPT2LMHeadModel(GPT2Config(**SIZES)).eval()
+    config = served(save(policy, tmp_path / "gpt2"))
+    refused = LocalServers(config)
+    with pytest.raises(UserError, match=r"has ended \(\w+: GPT2LMHeadModel does not support LoRA"):
+        refused.start()
+    config.engine.options = [*config.engine.options, "--no-enable-lora"]
+    local = LocalServers(config)
+    engine = VLLM(EngineConfig(name="vllm", urls=list(local.commands), adapters=str(tmp_path)), local)
+    try:
+        engine.load(None)
+        check_distribution(engine, policy)
+        check_ends(engine)
+        with pytest.raises(UserError, match="--enable-lora"):
+            engine.load(adapter)
+    finally:
+        for server in local.own:
+            server.stop()
 
 
 def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, model, adapter):
@@ -137,14 +189,12 @@ def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, model, adapter
         assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
 
 
-def test_responses_end_at_eos_or_at_the_limit(engine):
+def test_more_prompt_tokens_than_a_pass_takes(engine):
+    """64 prompts of 60 tokens, all at once; a pass has 2048."""
     engine.load(None)
-    proposals = engine.propose([PROMPT] * 64, range(64), [EOS], 20)
-    for proposal in proposals:
-        assert EOS not in proposal.ids[:-1]
-        assert proposal.ids[-1] == EOS or len(proposal.ids) == 20
-    again = engine.propose([PROMPT] * 4, range(4), [EOS], 20)
-    assert len({tuple(proposal.ids) for proposal in again}) > 1  # each has its own seed
+    prompts = [[2 + (k + n) % 30 for k in range(60)] for n in range(64)]
+    assert len(engine.propose(prompts, range(64), [EOS], 4)) == 64
+    assert not engine._left_out
 
 
 def run(model: Path, urls: list[str], output: Path, *more: str) -> list[str]:
@@ -177,7 +227,7 @@ def even(prompts: list[str], completions: list[str], **_: object) -> list[float]
 
 
 def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_path, capfd, caplog):
-    """One of two servers is killed between pilot and training; then both."""
+    """One of two servers is killed between pilot and training; then both, and then they are back."""
     output, urls = tmp_path / "runs", list(local.commands)
     servers = local.own
     command = run(model, urls, output)
@@ -193,25 +243,24 @@ def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_pat
     measures = [{name for name in line if name.startswith("engine/")} for line in logs]
     assert {name for name in METRICS if name.startswith("engine/")} in measures
     servers[1].stop()
-    assert main(run(model, urls, output, "seed=1")) == 2
+    again = run(model, urls, output, "seed=1")
+    assert main(again) == 2
     assert "No server of engine.urls=" in capfd.readouterr().err
+    local.start()
+    assert main(again) == 0
 
 
-def test_a_server_of_the_run_that_dies_is_started_again(model, adapter, tmp_path):
+def test_a_server_of_the_run_that_dies_is_started_again(local, model, adapter, tmp_path):
     """Before the next adapter is loaded, and while responses are generated."""
-    local = LocalServers(served(model))
-    engine = VLLM(EngineConfig(name="vllm", urls=list(local.commands), adapters=str(tmp_path), retries=0), local)
+    one = copy(local)
+    one.commands = dict(list(local.commands.items())[:1])
+    engine = VLLM(EngineConfig(name="vllm", urls=list(one.commands), adapters=str(tmp_path), retries=0), one)
     *_, (_, tuned) = policies(model, adapter)
-    try:
-        engine.load(None)
-        for load in (True, False):
-            [server] = local.own
-            server.stop()
-            if load:
-                engine.load(adapter)
-            for proposal in engine.propose([PROMPT] * 8, range(8), [EOS], 4):
-                assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
-            assert local.own != [server]
-    finally:
-        for server in local.own:
-            server.stop()
+    for load in (True, False):
+        [server] = one.own
+        server.stop()
+        if load:
+            engine.load(adapter)
+        for proposal in engine.propose([PROMPT] * 8, range(8), [EOS], 4):
+            assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
+        assert one.own != [server]

