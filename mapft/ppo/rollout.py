@@ -170,9 +170,11 @@ class RolloutTrainer(ResumableTrainer):
         """
         groups = [group for group in self.replay.groups if not group.ref_logp]
         prompt_ids, completion_ids = flattened(groups)
-        own, most = len(completion_ids), max(gather_object([len(completion_ids)]))
+        own, counts = len(completion_ids), gather_object([len(completion_ids)])
+        most = max(counts)
         if not most:
             return
+        assert min(counts), "every process has its share of the stored groups"
         scores_BV = torch.tensor([scores for group in groups for scores in group.scores], dtype=torch.float64)
         score_B = self.replay.price(scores_BV).float().to(self.accelerator.device)
         moments = self._global_moments(score_B, torch.ones_like(score_B))

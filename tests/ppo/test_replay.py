@@ -182,7 +182,7 @@ def test_a_new_price_changes_the_reward_of_old_responses(tmp_path):
 
 
 def test_the_critic_learns_from_stored_responses_and_a_constant_in_their_scores_changes_nothing(tmp_path, world):
-    """Values of p0's states, on which the scores depend in the tabular world; 3.3 fits of about 256 responses."""
+    """Values of p0's states, on which the scores depend in the tabular world; 3 fits of 277 responses."""
     values = {}
     for shift in (0.0, 100.0):
         reward = tabular.TableReward(world[1] @ LAM + shift)
@@ -197,6 +197,19 @@ def test_the_critic_learns_from_stored_responses_and_a_constant_in_their_scores_
     assert explained[0] > 0.05
     assert explained[0] == pytest.approx(shifted[0], abs=1e-3)
     torch.testing.assert_close(shifted[1], explained[1], atol=1e-2, rtol=0)
+
+
+def test_the_critics_first_fits_do_not_depend_on_the_responses_in_a_pass(tmp_path):
+    fitted = []
+    for rows in (64, 100):
+        settings = REPLAY | {"local_rollout_forward_batch_size": rows}
+        trainer = make_trainer(tmp_path, [table_reward()], replay=stored_responses(13), **settings)
+        trainer.prepare_replay()
+        logp = torch.tensor([nats for group in trainer.replay.groups for nats in group.ref_logp])
+        fitted.append([logp, *(weight.detach() for weight in trainer.critic.parameters())])
+    assert len(fitted[0]) > 4
+    for one, other in zip(*fitted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
 def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tmp_path, world):

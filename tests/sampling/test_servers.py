@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,12 +11,14 @@ import time
 from contextlib import suppress
 
 import pytest
+import torch
 from peft import LoraConfig
 from transformers import LlamaConfig
 
 from mapft.config import AdapterConfig, EngineConfig, ModelConfig, SamplingConfig
 from mapft.config.model import Dtype
-from mapft.sampling.engines.servers import LocalServers, command
+from mapft.sampling.engines import servers
+from mapft.sampling.engines.servers import LocalServers, Server, command
 from mapft.sampling.engines.vllm import make_vllm
 from mapft.utils.errors import UserError
 from tests.configs import make_config
@@ -52,13 +55,38 @@ def test_the_command_line_has_the_model_precision_address_and_rank_of_the_run(mo
         "--port": "8123",
         "--max-lora-rank": "32",
         "--max-model-len": "600",
-        "--max-num-batched-tokens": "2048",
         "--revision": "v2",
     }
     assert pairs(words).items() >= expected.items()
-    assert {"--trust-remote-code", "--no-enable-chunked-prefill"} < set(words)
+    assert "--trust-remote-code" in words
     shorter = command(URL, config(model, sampling=SamplingConfig(max_new_tokens=24)))
     assert pairs(shorter)["--max-model-len"] == "536"
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_prompts_are_not_divided_on_a_cpu(model, monkeypatch, kind):
+    monkeypatch.setattr(servers, "device", lambda: torch.device(kind))
+    assert ("--no-enable-chunked-prefill" in command(URL, config(model))) == (kind == "cpu")
+
+
+LOGS = {
+    "(Worker pid=1) ERROR 11-28 07:05 [executor.py:953] ValueError: no LoRA yet.": "ValueError: no LoRA yet.",
+    "(APIServer pid=1) ValueError: x": "ValueError: x",
+    "ERROR 11-28 [core.py:1] ValueError: y": "ValueError: y",
+    "  File x\nAssertionError": "AssertionError",
+    "core.ValidationError: 1 error\n  Value error, 9 > 8": "core.ValidationError: 1 error\n  Value error, 9 > 8",
+    "WARNING failed with `OSError: 24`": "RuntimeError: Engine core",
+    "": "it printed nothing",
+}
+
+
+@pytest.mark.parametrize("log", LOGS)
+def test_the_message_has_the_first_exception_of_the_log(log):
+    last = "\nRuntimeError: Engine core initialization failed." if log else ""
+    server = Server(URL, [sys.executable, "-c", f"print({log + last!r})"])
+    with pytest.raises(UserError, match=rf"has ended \({re.escape(LOGS[log])}"):
+        server.wait()
+    server.log.unlink()
 
 
 def test_the_rank_is_that_of_the_adapter_from_which_training_starts(model, tmp_path):

@@ -156,7 +156,7 @@ def test_the_distribution_is_the_models(engine, model, adapter):
         check_ends(engine)
 
 
-def test_so_is_that_of_a_gpt2_whose_adapters_vllm_does_not_load(adapter, tmp_path):
+def test_a_gpt2_has_the_models_distribution_without_adapters(adapter, tmp_path):
     """The servers of a run need adapters; started by hand without them, a server samples the base model."""
     torch.manual_seed(0)
     policy = GPT2LMHeadModel(GPT2Config(**SIZES)).eval()
@@ -171,7 +171,7 @@ def test_so_is_that_of_a_gpt2_whose_adapters_vllm_does_not_load(adapter, tmp_pat
         engine.load(None)
         check_distribution(engine, policy)
         check_ends(engine)
-        with pytest.raises(UserError, match="--enable-lora"):
+        with pytest.raises(UserError, match=r"load_lora_adapter replied with status 4\d\d \(.*LoRA.*--enable-lora"):
             engine.load(adapter)
     finally:
         for server in local.own:
@@ -189,12 +189,13 @@ def test_a_server_that_has_lost_the_adapter_gets_it_again(engine, model, adapter
         assert proposal.logp == pytest.approx(log_prob(tuned, proposal.ids), abs=1e-3)
 
 
-def test_more_prompt_tokens_than_a_pass_takes(engine):
-    """64 prompts of 60 tokens, all at once; a pass has 2048."""
+def test_more_prompt_tokens_than_a_pass_takes(engine, local):
+    """128 prompts of 60 tokens at once, 3840 tokens on each server; a pass has 2048."""
     engine.load(None)
-    prompts = [[2 + (k + n) % 30 for k in range(60)] for n in range(64)]
-    assert len(engine.propose(prompts, range(64), [EOS], 4)) == 64
-    assert not engine._left_out
+    before, prompts = local.own, [[2 + (k + n) % 30 for k in range(60)] for n in range(128)]
+    assert len(engine.propose(prompts, range(128), [EOS], 4)) == 128
+    assert local.own == before
+    assert all(server.alive for server in before)
 
 
 def run(model: Path, urls: list[str], output: Path, *more: str) -> list[str]:

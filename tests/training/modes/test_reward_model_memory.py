@@ -21,7 +21,7 @@ print(json.dumps({"code": code, "peak": peak_gb(torch.device("cpu")) * 1e9}))
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A judge of 115 MB, most of them the embeddings of words that never come, beside a policy of one."""
+    """A reward model of 115 MB, mostly embeddings of unused tokens, beside a policy of 1 MB."""
     folder = tmp_path_factory.mktemp("world")
     paths = worlds.build(folder)
     wide = BertConfig.from_pretrained(paths["judge"], hidden_size=512, vocab_size=56_000)
