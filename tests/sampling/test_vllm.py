@@ -157,7 +157,7 @@ def test_the_distribution_is_the_models(engine, model, adapter):
 
 
 def test_a_gpt2_has_the_models_distribution_without_adapters(adapter, tmp_path):
-    """The servers of a run need adapters; started by hand without them, a server samples the base model."""
+    """vLLM refuses --enable-lora for GPT-2; a server without it samples the base model."""
     torch.manual_seed(0)
     policy = GPT2LMHeadModel(GPT2Config(**SIZES)).eval()
     config = served(save(policy, tmp_path / "gpt2"))
