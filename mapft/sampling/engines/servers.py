@@ -127,7 +127,7 @@ class Server:
         return UserError(f"The vLLM server at {self.url} {why} ({reported}); correct what its log {self.log} reports.")
 
     def _reported(self) -> str:
-        """Of a server that has ended: its log from the first exception on, from which later ones follow; else the end."""
+        """Of a server that has ended: its log from the first exception on, which causes later ones; else the end."""
         text = self.log.read_text("utf-8", errors="replace").strip()
         first = None if self.alive else EXCEPTION.search(text)
         reported = text[first.end() :][:LOG_CHARACTERS] if first else text[-LOG_CHARACTERS:]
