@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,7 +148,7 @@ time.sleep(600)
 SERVER = """
 import json, os, sys, time
 with open(sys.argv[1] + ".new", "w") as file:
-    json.dump({"pid": os.getpid(), "variables": list(os.environ)}, file)
+    json.dump({"pid": os.getpid(), "variables": dict(os.environ)}, file)
 os.rename(sys.argv[1] + ".new", sys.argv[1])
 time.sleep(600)
 """
@@ -168,12 +169,14 @@ def test_a_server_ends_with_its_run_also_by_sigkill_and_sees_no_launcher(tmp_pat
         wait_until(written.exists)
         server = json.loads(written.read_text())
         assert alive(server["pid"])
-        assert not launcher.keys() & set(server["variables"])
+        assert not launcher.keys() & server["variables"].keys()
+        assert Path(server["variables"]["VLLM_RPC_BASE_PATH"]).is_dir()
         assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING" in server["variables"]
     finally:
         run.send_signal(signal.SIGKILL)
         run.wait()
     wait_until(lambda: not alive(server["pid"]))
+    wait_until(lambda: not Path(server["variables"]["VLLM_RPC_BASE_PATH"]).exists())
 
 
 def wait_until(condition) -> None:

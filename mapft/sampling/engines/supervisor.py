@@ -1,13 +1,17 @@
 """Run the command in sys.argv until it ends, or until standard input is closed: `python supervisor.py COMMAND ...`.
 
-The process that holds the other end of standard input cannot end, however it ends, without closing it.
+The process that holds the other end of standard input cannot end, however it ends, without closing it. vLLM has its
+sockets in a folder that ends with the command; by default they stay in the temporary folder.
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 import threading
 
 STOP_SECONDS = 20
+SOCKETS = "VLLM_RPC_BASE_PATH"
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
@@ -21,6 +25,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
-    threading.Thread(target=end, args=(process,), daemon=True).start()
-    sys.exit(process.wait())
+    with tempfile.TemporaryDirectory(prefix="mapft-vllm-", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=os.environ | {SOCKETS: folder})
+        threading.Thread(target=end, args=(process,), daemon=True).start()
+        code = process.wait()
+    sys.exit(code)
