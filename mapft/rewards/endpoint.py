@@ -1,22 +1,19 @@
 """JSON over HTTP, with retries: what the scores that another machine computes share."""
 
 import json
-import os
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import httpx
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from mapft.config.fields import setting
 from mapft.rewards.score import Score
 from mapft.utils.errors import UserError
+from mapft.utils.http_client import TEMPORARY_STATUSES, authorization, retrying
 from mapft.utils.net import is_loopback
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the second attempt; each further wait is twice as long
 MAX_REPLY_BYTES = 2**20
-TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +43,20 @@ class Endpoint:
 
     def __init__(self, name: str, settings: EndpointScore, url: str):
         self.name, self.settings, self.url = name, settings, url
-        self.token = os.environ.get(settings.token_variable, "").strip()
-        if not self.token.isascii():
-            raise UserError(
-                f"The token in {settings.token_variable} is not ASCII, as HTTP headers require; correct it."
-            )
+        self.headers = authorization(settings.token_variable)
 
     def client(self) -> httpx.Client:
         """Connections to the server, for one thread or several."""
-        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         use_proxy = not is_loopback(httpx.URL(self.url).host)
-        return httpx.Client(timeout=self.settings.timeout, headers=headers, trust_env=use_proxy)
+        return httpx.Client(timeout=self.settings.timeout, headers=self.headers, trust_env=use_proxy)
 
     def post(self, client: httpx.Client, content: dict[str, Any]) -> bytes:
         """The body of a successful reply; UserError after the last attempt, or after an error that is not temporary."""
-        retrying = Retrying(
-            stop=stop_after_attempt(self.settings.retries + 1),
-            wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_exception(_is_temporary),
-            reraise=True,
-        )
+        attempt = retrying(self.settings.retries, _is_temporary)
         try:
-            return retrying(self._attempt, client, content)
+            return attempt(self._attempt, client, content)
         except httpx.HTTPError as error:
-            attempts = retrying.statistics["attempt_number"]
+            attempts = attempt.statistics["attempt_number"]
             raise UserError(
                 f"rewards.{self.name}: {self.url} returned no scores in {attempts} "
                 f"attempt{'s' if attempts > 1 else ''} ({_reason(error)}); {self._remedy(error)}."

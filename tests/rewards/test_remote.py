@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 
 from mapft.cli import main
-from mapft.rewards import endpoint, parse
+from mapft.rewards import parse
 from mapft.rewards.server import RewardServer
+from mapft.utils import http_client
 from mapft.utils.errors import UserError
 from tests import worlds
 from tests.rewards.requests import VOWELS, remote_scores
@@ -50,13 +51,13 @@ def is_answer(prompts, completions, answer):
 
 def test_failed_connections_are_retried_and_then_reported_once(monkeypatch):
     """A port without a server, then one where a server starts during the retries."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(UserError, match=r"returned no scores in 4 attempts \(ConnectError"):
         remote_scores(f"http://127.0.0.1:{port}/score/vowels", retries=3)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.5)
     server = []
 
     def later():
@@ -72,7 +73,7 @@ def test_failed_connections_are_retried_and_then_reported_once(monkeypatch):
 
 def test_after_a_crash_of_the_server_no_response_is_scored_again(tmp_path, monkeypatch, capfd):
     """The server records its requests and kills itself at the third; the command is repeated with a new server."""
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     paths = worlds.build(tmp_path)
     requested = tmp_path / "requested.jsonl"
 
@@ -139,7 +140,7 @@ class Scripted(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def scripted(monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Scripted)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 
@@ -202,8 +203,8 @@ def test_an_invalid_reply_is_rejected(scripted, body, message):
 
 def test_waits_double_up_to_30_seconds(monkeypatch, scripted):
     waits = []
-    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.5)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.5)
     with pytest.raises(UserError, match="in 10 attempts"):
         remote_scores(scripted(*[(503, b"", 0)] * 10), retries=9)
     assert [wait for wait in waits if wait > 0] == [0.5, 1, 2, 4, 8, 16, 30, 30, 30]

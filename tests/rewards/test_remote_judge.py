@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from mapft.cli import main
-from mapft.rewards import endpoint, parse, score_identity, usage
+from mapft.rewards import parse, score_identity, usage
 from mapft.rewards.remote_judge import TOKEN_VARIABLE, log_odds_of_number, log_odds_of_words
+from mapft.utils import http_client
 from mapft.utils.errors import UserError
 from tests import worlds
 
@@ -160,7 +161,7 @@ def test_an_invalid_reply_is_rejected(server, text):
 
 
 def test_temporary_errors_are_retried_and_others_are_one_sentence(server, monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     expected = scorer(server).score(["why"], ["so"])
     server.replies = [(429, "busy"), (503, "")]
     assert scorer(server, retries=2).score(["why"], ["so"]) == expected

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mapft.cli import main
-from mapft.rewards import endpoint, parse, remote
+from mapft.rewards import parse, remote
 from mapft.rewards.server import MAX_REQUEST_BYTES, RewardServer
+from mapft.utils import http_client
 from mapft.utils.errors import UserError
 from mapft.utils.net import RateLimiter
 from tests.rewards.requests import VOWELS, port_of, remote_scores
@@ -141,7 +142,7 @@ CALLS: list[int] = []
 
 
 def test_a_request_whose_client_has_disconnected_is_not_scored(serve, monkeypatch):
-    monkeypatch.setattr(endpoint, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(http_client, "FIRST_WAIT", 0.01)
     url = serve({"slow": {"kind": "function", "target": f"{__name__}:slow"}})
     CALLS.clear()
     with pytest.raises(UserError, match="in 3 attempts"):

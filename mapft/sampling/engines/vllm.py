@@ -21,13 +21,12 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 import httpx
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from mapft.config import Config, EngineConfig
-from mapft.rewards.endpoint import FIRST_WAIT, LONGEST_WAIT, TEMPORARY_STATUSES
 from mapft.sampling.engines.engine import Proposal
 from mapft.sampling.engines.servers import BASE, LocalServers
 from mapft.utils.errors import UserError
+from mapft.utils.http_client import TEMPORARY_STATUSES, authorization, retrying
 from mapft.utils.net import is_loopback
 
 logger = logging.getLogger(__name__)
@@ -69,11 +68,8 @@ class VLLM:
     def __init__(self, settings: EngineConfig, local: LocalServers | None = None) -> None:
         self.settings, self.urls = settings, [url.rstrip("/") for url in settings.urls]
         self._local = local
-        token = os.environ.get(TOKEN_VARIABLE, "").strip()
-        if not token.isascii():
-            raise UserError(f"The key in {TOKEN_VARIABLE} is not ASCII, as HTTP headers require; correct it.")
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {token}"} if token else {},
+            headers=authorization(TOKEN_VARIABLE),
             timeout=httpx.Timeout(settings.timeout, connect=CONNECT_SECONDS, pool=None),
             limits=httpx.Limits(max_connections=settings.concurrency * len(self.urls)),
             trust_env=not all(is_loopback(httpx.URL(url).host) for url in self.urls),
@@ -173,13 +169,8 @@ class VLLM:
 
     def _post(self, url: str, path: str, content: dict[str, Any]) -> Any:
         """The reply; httpx.TransportError after the last attempt, UserError for a request that is refused."""
-        retrying = Retrying(
-            stop=stop_after_attempt(self.settings.retries + 1),
-            wait=wait_exponential(multiplier=FIRST_WAIT, max=LONGEST_WAIT),
-            retry=retry_if_exception_type(httpx.TransportError),
-            reraise=True,
-        )
-        return retrying(self._attempt, url, path, content)
+        attempt = retrying(self.settings.retries, lambda error: isinstance(error, httpx.TransportError))
+        return attempt(self._attempt, url, path, content)
 
     def _attempt(self, url: str, path: str, content: dict[str, Any], *, again: bool = True) -> Any:
         seconds = min(LOAD_SECONDS, self.settings.timeout) if path == LOAD else self.settings.timeout
