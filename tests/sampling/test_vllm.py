@@ -228,7 +228,7 @@ def even(prompts: list[str], completions: list[str], **_: object) -> list[float]
 
 
 def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_path, capfd, caplog):
-    """One of two servers is killed between pilot and training; then both, and then they are back."""
+    """One of two servers is killed between pilot and training; then both, and then the first is back."""
     output, urls = tmp_path / "runs", list(local.commands)
     servers = local.own
     command = run(model, urls, output)
@@ -247,14 +247,20 @@ def test_a_run_tells_how_exact_it_is_and_survives_a_server(model, local, tmp_pat
     again = run(model, urls, output, "seed=1")
     assert main(again) == 2
     assert "No server of engine.urls=" in capfd.readouterr().err
-    local.start()
+    first(local).start()
     assert main(again) == 0
+
+
+def first(local: LocalServers) -> LocalServers:
+    """The first of the servers alone."""
+    one = copy(local)
+    one.commands = dict(list(local.commands.items())[:1])
+    return one
 
 
 def test_a_server_of_the_run_that_dies_is_started_again(local, model, adapter, tmp_path):
     """Before the next adapter is loaded, and while responses are generated."""
-    one = copy(local)
-    one.commands = dict(list(local.commands.items())[:1])
+    one = first(local)
     engine = VLLM(EngineConfig(name="vllm", urls=list(one.commands), adapters=str(tmp_path), retries=0), one)
     *_, (_, tuned) = policies(model, adapter)
     for load in (True, False):
