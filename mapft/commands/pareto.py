@@ -58,7 +58,7 @@ def pareto(folder: Path) -> dict[str, Any]:
     labels = _labels(evaluations)
     rows = []
     for run, each in evaluations.items():
-        gaps = ["free" if value.gap_sd is None else f"{value.gap_sd:+.2f}" for value in each.values.values()]
+        gaps = [value.gap_text for value in each.values.values()]
         rows.append([labels[run], *gaps, f"{each.kl_predicted:.3f}", f"{each.tuned.kl.mean:.3f}", _met_text(each)])
     return {"headings": ["palette", *next(iter(evaluations.values())).values, *PRICE_HEADINGS], "rows": rows}
 
@@ -102,7 +102,7 @@ def _write_page(evaluations: dict[Any, Any], folder: Path) -> None:
         rows.append(Row(labels[run], gaps, each.tuned.kl, each.all_met))
         report = run.report("html")
         name = link(labels[run], report.relative_to(folder)) if report.exists() else labels[run]
-        shown = [f"{gaps[value].mean:+.2f}" if value in gaps else "free" for value in each.values]
+        shown = [value.gap_text for value in each.values.values()]
         ratio = interval(each.price_ratio, 2) if each.price_ratio else ""
         cells.append([name, *shown, f"{each.kl_predicted:.3f}", interval(each.tuned.kl), ratio, mark(each.all_met)])
     plot_levels = _levels(evaluations)

@@ -17,6 +17,7 @@ from mapft.sampling.split import load_split
 from mapft.sampling.tokens import render
 from mapft.training.modes.simultaneous import Simultaneous
 from mapft.utils.errors import UserError
+from mapft.utils.files import read_json_lines
 from mapft.utils.gpus import visible_gpus
 
 SPEED_GROUPS = ("model", "adapter", "trainer", "sampling", "engine")  # settings that decide the speed of an iteration
@@ -127,7 +128,7 @@ def _speed(config: Config) -> str:
         folder = RunFolder(path.parent)
         if not folder.logs.exists() or not _has_settings(folder, settings):
             continue
-        lines = pd.read_json(folder.logs, lines=True)
+        lines = pd.DataFrame(read_json_lines(folder.logs))
         if set(lines) >= SPEED_METRICS:
             trainer = read_batches(folder).batches.applied_to(config).trainer
             micro_batch = trainer.micro_batch_size or trainer.rows_per_step

@@ -70,4 +70,4 @@ class Config(Settings):
             )
         if not targets:
             raise UserError("The palette names no value; give a target, for example +palette.quantiles.humor=0.7.")
-        self.mode.check(list(self.rewards), targets)
+        self.mode.check(self, targets)

@@ -14,7 +14,7 @@ BASE, TUNED = "base", "tuned"  # the policies that are always evaluated
 class PolicyConfig(Settings):
     """A policy to evaluate beside the base and the tuned one: an adapter on the base model, decoding, or both."""
 
-    prefix: ClassVar[str] = "evaluation.policies"
+    prefix: ClassVar[str] = "evaluation.policies.NAME"
     adapter: str | None = setting(None, "Folder or Hub id of a PEFT adapter.")
     candidates: int | None = setting(
         None,
@@ -59,5 +59,8 @@ class EvaluationConfig(Settings):
             require(policy.adapter != "", f"evaluation.policies.{name}.adapter", "", "a folder or Hub id")
             exact = policy.adapter is None or policy.choose is Choose.sample
             require(exact, f"evaluation.policies.{name}.choose", policy.choose.value, "sample with an adapter")
-        reserved = sorted({BASE, TUNED} & set(self.policies))
-        require(not reserved, "evaluation.policies", ", ".join(reserved), f"other names than {BASE} and {TUNED}")
+            if name in (BASE, TUNED):
+                raise UserError(
+                    f"evaluation.policies.{name} cannot have this name, because {BASE} and {TUNED} are always "
+                    "evaluated; rename it."
+                )

@@ -28,8 +28,8 @@ class ModeConfig(Settings):
     aims_at_palette: ClassVar[bool] = False
     name: str = setting(help="Name in TRAINERS; selected with mode=NAME.")
 
-    def check(self, values: Collection[str], targets: Collection[str]) -> None:
-        """UserError where the settings do not fit the scored values or the values with a target."""
+    def check(self, config: Any, targets: Collection[str]) -> None:
+        """UserError where the settings do not fit the other ones, or the values with a target. config: a Config."""
 
     def train(self, inputs: Any) -> dict[str, float] | None:
         """Train and write adapter/ (see mapft.training.TrainingInputs).

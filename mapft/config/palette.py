@@ -3,8 +3,9 @@
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from mapft.config.fields import Settings, require, setting
+from mapft.config.fields import Settings, setting
 from mapft.palette.targets import TARGETS
+from mapft.utils.errors import UserError
 
 
 class PaletteSettings(Settings):
@@ -21,9 +22,11 @@ class PaletteSettings(Settings):
         return {kind: dict(getattr(self, kind)) for kind in TARGETS if getattr(self, kind)}
 
     def __post_init__(self) -> None:
-        values = [value for numbers in self.kinds().values() for value in numbers]
-        twice = sorted({value for value in values if values.count(value) > 1})
-        require(not twice, "palette", ", ".join(twice), "one target per value")
+        kinds = self.kinds()
+        for value in sorted({value for numbers in kinds.values() for value in numbers}):
+            own = [f"palette.{kind}" for kind, numbers in kinds.items() if value in numbers]
+            if len(own) > 1:
+                raise UserError(f"{value} has a target in {' and in '.join(own)}; give it one.")
 
 
 if TYPE_CHECKING:

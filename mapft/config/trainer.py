@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 from mapft.config.fields import Settings, require, setting
+from mapft.utils.errors import UserError
 
 
 class Trunk(StrEnum):
@@ -81,6 +82,24 @@ class PPOSettings(Settings):
         identity=False,
     )
 
+    def check_groups(self, rows: int, prefix: str) -> None:
+        """UserError where the responses of a rollout on one process, so many, are not groups that replay can store."""
+        if rows == 1:
+            raise UserError(
+                f"An iteration of 1 response has no variance to learn from; raise {prefix}per_device_train_batch_size."
+            )
+        if self.replay_batch and (self.num_generations < 2 or rows % self.num_generations):
+            raise UserError(
+                f"{prefix}num_generations={self.num_generations} does not work with "
+                f"{prefix}replay_batch={self.replay_batch}, which compares responses to a prompt; use 2 or more, a "
+                f"divisor of the {rows} responses of a process."
+            )
+        if self.replay_batch and self.replay_capacity < self.num_generations:
+            raise UserError(
+                f"{prefix}replay_capacity={self.replay_capacity} is less than "
+                f"{prefix}num_generations={self.num_generations}, so nothing would be stored; raise it."
+            )
+
 
 @dataclass(kw_only=True)
 class TrainerConfig(PPOSettings):
@@ -134,6 +153,7 @@ class TrainerConfig(PPOSettings):
         divides = self.micro_batch_size is None or self.rows_per_step % self.micro_batch_size == 0
         need = f"a divisor of the {self.rows_per_step} responses of an optimizer step, or null"
         require(divides, "trainer.micro_batch_size", self.micro_batch_size, need)
+        self.check_groups(self.rows_per_iteration, "trainer.")
 
     @property
     def rows_per_step(self) -> int:

@@ -67,6 +67,13 @@ class ValueResult:
     gap_sd: float | None
     met: bool | None
 
+    @property
+    def gap_text(self) -> str:
+        """The gap in sd; "free" without a target, "constant" where all scores are alike."""
+        if self.target is None:
+            return "free"
+        return "constant" if self.gap_sd is None else f"{self.gap_sd:+.2f}"
+
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "ValueResult":
         """The result that dataclasses.asdict wrote."""

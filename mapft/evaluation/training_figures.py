@@ -1,6 +1,5 @@
 """Figures of training: scores and multipliers over the optimizer steps, and the visits of sequential mode."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mapft.evaluation.style import LINE, TARGET, TUNED_COLOR, color_of, legend_below, panels, wrapped
+from mapft.utils.files import read_json_lines
 
 
 def trajectories(logs: Sequence[Path], targets: Mapping[str, float], wide: bool = True) -> Figure | None:
@@ -83,7 +83,7 @@ def _joined(logs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[tuple[int,
     lines: list[dict[str, Any]] = []
     borders, offset = [], 0
     for path in logs:
-        own = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+        own = read_json_lines(path)
         last = max((line["step"] for line in own), default=0)
         lines += [line | {"total_step": offset + line["step"]} for line in own]
         borders.append((offset, offset + last))

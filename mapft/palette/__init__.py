@@ -9,12 +9,10 @@ on_policy               lambda from rollouts of the policy in training
 adjust, nearest         the nearest feasible palette
 analysis, precision, uncertainty, explain   prices, sensitivities, standard errors, intervals, text and tables
 frontier, limits        Pareto fronts, feasible regions, the largest level of each value
-dominance               dominance between points
 """
 
 from mapft.palette.adjust import Adjustment, adjust
 from mapft.palette.analysis import Analysis, analyse
-from mapft.palette.dominance import non_dominated
 from mapft.palette.dual import solve_dual
 from mapft.palette.estimators import ESTIMATORS, Estimator
 from mapft.palette.explain import adjustment_table, explain, solution_table
@@ -54,7 +52,6 @@ __all__ = [
     "feasible_region",
     "increment",
     "largest_levels",
-    "non_dominated",
     "pareto_front",
     "solution_table",
     "solve_dual",

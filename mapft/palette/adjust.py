@@ -49,11 +49,6 @@ class Adjustment:
     base: dict[str, float]
     solution: DualSolution
 
-    @property
-    def changed(self) -> bool:
-        """Whether any target moved."""
-        return dict(self.old.targets) != dict(self.new.targets)
-
 
 def adjust(
     matrix: ScoreMatrix,

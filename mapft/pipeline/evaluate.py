@@ -8,7 +8,7 @@ import pandas as pd
 
 from mapft.config import BASE, TUNED, PolicyConfig, identity
 from mapft.config.identity import fingerprint
-from mapft.evaluation.result import Evaluation
+from mapft.evaluation.result import Evaluation, PolicyResult, ValueResult
 from mapft.palette import explain
 from mapft.pipeline import artifacts
 from mapft.pipeline.batches import batched_config
@@ -43,12 +43,13 @@ def evaluate(run: Run) -> None:
     if evaluation is None:
         tables = {name: policy_responses(run, name, policies[name]) for name in (BASE, TUNED)}
         more = {name: policy for name, policy in policies.items() if policy and name not in tables}
-        if more:
-            print_closing(_evaluation(run, tables, cache_key), run.console)
-        for name, policy in more.items():
-            _print_cost(run, name, policy)
-            tables[name] = policy_responses(run, name, policy)
         evaluation = _evaluation(run, tables, cache_key)
+        if more:
+            print_closing(evaluation, run.console)
+            for name, policy in more.items():
+                _print_cost(run, name, policy)
+                tables[name] = policy_responses(run, name, policy)
+            evaluation = dataclasses.replace(evaluation, policies=_summarized(run, tables)[1])
         _write_report(run, evaluation, tables)
         artifacts.write_evaluation(run.folder, evaluation)
     if run.config.tracking.names() and not evaluation.tracked:
@@ -130,14 +131,13 @@ def _print_cost(run: Run, name: str, policy: PolicyConfig) -> None:
 
 def _evaluation(run: Run, tables: dict[str, pd.DataFrame], cache_key: str) -> Evaluation:
     from mapft.evaluation.convergence import kl_to_target, price_ratio
-    from mapft.evaluation.levels import summarize
     from mapft.training.refinement import read_history, standard_errors
 
     record, config = run.solution_record, run.config
     sequential = read_json(run.folder.sequential) if run.folder.sequential.exists() else {}
     trained, pair = artifacts.read_training(run.folder), (tables[BASE], tables[TUNED])
     lam = trained_lam(run)
-    values, results = summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
+    values, results = _summarized(run, tables)
     return Evaluation(
         values=values,
         policies=results,
@@ -161,6 +161,13 @@ def _evaluation(run: Run, tables: dict[str, pd.DataFrame], cache_key: str) -> Ev
         price_ratio=price_ratio(*pair, lam, record.solution.targets, config.evaluation, config.seed),
         cache_key=cache_key,
     )
+
+
+def _summarized(run: Run, tables: dict[str, pd.DataFrame]) -> tuple[dict[str, ValueResult], dict[str, PolicyResult]]:
+    from mapft.evaluation.levels import summarize
+
+    record, config = run.solution_record, run.config
+    return summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
 
 
 def _engine(run: Run, tables: dict[str, pd.DataFrame]) -> dict[str, float]:

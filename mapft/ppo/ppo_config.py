@@ -18,7 +18,7 @@ EXACT_SAMPLING = {
     "repetition_penalty": 1.0,
     "generation_kwargs": None,
 }
-EXACT_SETTINGS = EXACT_SAMPLING | {"gamma": 1.0, "disable_dropout": True, "sync_ref_model": False}
+EXACT_SETTINGS = EXACT_SAMPLING | {"gamma": 1.0, "gae_lambda": 1.0, "disable_dropout": True, "sync_ref_model": False}
 # GRPOConfig's settings that are derived here from settings of other names.
 DERIVED_FROM = {
     "beta": "kl_coef",
@@ -88,7 +88,7 @@ class PPOConfig(PPOSettings, GRPOConfig):
                 raise UserError(f"{name}={value} is GRPO's name; in PPOConfig set {source}.")
         for name, value in derived.items():
             setattr(self, name, value)
-        self._check_groups()
+        self._derive_batch()
         self._warn_if_inexact()
 
     def _check(self) -> None:
@@ -105,16 +105,13 @@ class PPOConfig(PPOSettings, GRPOConfig):
             if getattr(self, name) != off:
                 raise UserError(f"{name}={getattr(self, name)} has no effect in PPOTrainer; leave it at {off}.")
 
-    def _check_groups(self) -> None:
+    def _derive_batch(self) -> None:
         """Let GRPOConfig check itself and derive generation_batch_size; then check the groups of num_generations.
 
         GRPO needs at least two responses per prompt and PPO does not, so GRPOConfig sees one group per local batch.
         """
         local = self.per_device_train_batch_size * self.steps_per_generation
-        if local == 1:
-            raise UserError(
-                "An iteration of 1 response has no variance to learn from; raise per_device_train_batch_size."
-            )
+        self.check_groups(local, "")
         num_generations, self.num_generations = self.num_generations, local
         GRPOConfig.__post_init__(self)
         self.num_generations = num_generations
@@ -122,17 +119,6 @@ class PPOConfig(PPOSettings, GRPOConfig):
             raise UserError(
                 f"An iteration of {self.generation_batch_size} responses is not a multiple of "
                 f"num_generations={num_generations}; change one so that it divides the other."
-            )
-        if self.replay_batch and (num_generations < 2 or local % num_generations):
-            raise UserError(
-                f"num_generations={num_generations} does not work with replay_batch={self.replay_batch}, which "
-                f"compares responses to a prompt; use 2 or more, a divisor of the {local} responses of a process."
-            )
-
-        if self.replay_batch and self.replay_capacity < num_generations:
-            raise UserError(
-                f"replay_capacity={self.replay_capacity} is less than num_generations={num_generations}, so nothing "
-                "would be stored; raise it."
             )
 
     @property

@@ -69,7 +69,7 @@ def in_whole_iterations(args: PPOConfig, prompts: int, warm_start: int = 0) -> P
 
 
 def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
-    """Iterations that make warm_start_passes passes over the stored responses of all processes.
+    """Iterations that make warm_start_passes passes over the responses that the processes store.
 
     0 without replay, and, with a warning, where there are fewer stored prompts than processes.
     """
@@ -81,7 +81,7 @@ def warm_start_iterations(args: PPOConfig, groups: Sequence[Group]) -> int:
             f"to {args.world_size} prompts or more, and {len(groups)} prompts have them."
         )
         return 0
-    share = math.ceil(len(groups) / args.world_size)
+    share = min(math.ceil(len(groups) / args.world_size), groups_per_part(groups, args.replay_capacity))
     parts = math.ceil(share / groups_per_part(groups, args.replay_batch))
     return math.ceil(args.warm_start_passes * parts / args.steps_per_iteration)
 

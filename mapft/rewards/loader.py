@@ -71,6 +71,8 @@ class RewardModels:
                     f"most {self.max_loaded} may be loaded."
                 )
             self._loaded[name] = self.scores[name].load(name)
+            if self.residency is Residency.offload:
+                self._loaded[name].to_host()
         return self._loaded[name]
 
 

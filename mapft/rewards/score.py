@@ -25,7 +25,7 @@ OWN_ARGUMENTS = ("prompts", "completions")  # of reward functions, so no column 
 
 OWN_COLUMNS = (
     *("prompt_id", "prompt", "response", "completion", "tokens", "finished", "prompt_token_ids", "response_token_ids"),
-    *("kl", "tilt", "candidates", "accepted", "ess"),
+    *("kl", "tilt", "candidates", "accepted", "ess", "engine_log_ratio"),
 )  # of tables of responses, which also have a column for each value
 
 
@@ -150,7 +150,10 @@ def check_names(values: Collection[str]) -> None:
     """UserError for a value whose column or file would have the name of another one."""
     for name in values:
         require_file_name("rewards", name)
-        require(name not in OWN_COLUMNS, "rewards", name, "another name, as tables of responses have a column of this")
+        if name in OWN_COLUMNS:
+            raise UserError(
+                f"rewards.{name} cannot have this name, because tables of responses have a column {name}; rename it."
+            )
 
 
 def columns_read(name: str, score: Score, available: Collection[str]) -> list[str]:

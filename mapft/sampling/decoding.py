@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from peft import PeftModel
-from scipy.special import log_softmax, softmax
+from scipy.special import digamma, log_softmax, softmax
 
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
@@ -123,8 +123,8 @@ class AlignedSampler:
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
         p the probabilities of the candidates, and kl in nats. For `sample`, kl = log n - entropy(p), plus
         sum_j p_j log pi/p0(y_j) for a tuned policy; its mean is at least KL(q_n || p0). For `best`, the bound
-        log n - (n - 1) / n; for `rejection`, lam.r - B - log(accepted / candidates) of the prompt, whose mean estimates
-        KL(p_lam || p0), and there is an additional column `accepted`.
+        log n - (n - 1) / n; for `rejection`, lam.r - log Z (`_rejection_table`), whose mean estimates KL(p_lam || p0),
+        and there is an additional column `accepted`.
         first: skip the prompts before this one; a multiple of `chunk_size`.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
@@ -214,7 +214,7 @@ class AlignedSampler:
         """Rounds of n candidates for every row without an accepted response."""
         results: list[dict[str, Any]] = [{"prompt": text_of(row.prompt)} for row in rows]
         tilts: list[list[float]] = [[] for _ in rows]
-        accepted = [0] * len(rows)
+        accepted, trials = [0] * len(rows), [0] * len(rows)
         for number in range(math.ceil(max_candidates / n)):
             pending = [index for index, result in enumerate(results) if "response" not in result]
             if not pending:
@@ -229,9 +229,12 @@ class AlignedSampler:
                 tilts[index] += table["tilt"][candidates].tolist()
                 accepted[index] += int(accepted_N[candidates].sum())
                 if accepted_N[candidates].any():
-                    first = table.iloc[start + int(accepted_N[candidates].argmax())]
-                    results[index] = {str(key): cell for key, cell in first.items()}
-        return _rejection_table(results, prompt_ids, tilts, accepted, self.lam, bound)
+                    first = int(accepted_N[candidates].argmax())
+                    results[index] = {str(key): cell for key, cell in table.iloc[start + first].items()}
+                    trials[index] += first + 1
+                else:
+                    trials[index] += n
+        return _rejection_table(results, prompt_ids, tilts, accepted, trials, self.lam, bound)
 
 
 def ess_and_kl(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -257,17 +260,23 @@ def _rejection_table(
     prompt_ids: np.ndarray,
     tilts: list[list[float]],
     accepted: list[int],
+    trials: list[int],
     lam: Mapping[str, float],
     bound: float,
 ) -> pd.DataFrame:
-    """The accepted responses with candidates, accepted, ess and kl; tilts: of all candidates of a row."""
+    """The accepted responses with candidates, accepted, ess and kl.
+
+    tilts: of all candidates of a row. trials: candidates of a row up to its first accepted one. With T trials for M
+    responses to a prompt, E[psi(T) - psi(M)] = -log p (psi: digamma), where p = exp(-B) Z is the probability that a
+    candidate is accepted; the log of a share of accepted ones would be biased, by .5 nats for one response.
+    """
     chosen = pd.DataFrame(results, columns=["prompt", "response", "tokens", "finished", *lam])
     chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted
     chosen["ess"] = [float(ess_and_kl(np.array([tilt]))[0][0]) for tilt in tilts]
     tilt_N = sum(number * chosen[name].astype(float) for name, number in lam.items())
-    totals = chosen.groupby(prompt_ids)[["accepted", "candidates"]].transform("sum").astype(float)
-    with np.errstate(divide="ignore"):  # log Z(x) = B + log(acceptance rate)
-        chosen["kl"] = tilt_N - bound - np.log(totals["accepted"] / totals["candidates"])
+    each = pd.DataFrame({"trials": trials, "responses": chosen["response"].notna()})
+    totals = each.groupby(prompt_ids).transform("sum").astype(float)
+    chosen["kl"] = tilt_N - bound + digamma(totals["trials"]) - digamma(totals["responses"])
     return chosen
 
 

@@ -61,8 +61,6 @@ def shorten_prompts(
     A text that is cut keeps its last tokens, next to the response; messages are never cut but skipped.
     """
     limit, remaining, long = data.max_prompt_tokens, [], 0
-    if data.too_long is TooLong.stop:
-        return list(prompts), 0
     for row, ids in zip(prompts, tokenize([row.prompt for row in prompts], tokenizer).ids, strict=True):
         if len(ids) <= limit:
             remaining.append(row)

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mapft.utils.files import write_text
+from mapft.utils.files import read_json_lines, write_text
 from mapft.utils.terminal import LogLines, make_console
 
 BAR_FORMAT = "{n_fmt}/{total_fmt} {bar} {remaining} left{postfix}"
@@ -23,9 +23,8 @@ class JsonLines(TrainerCallback):
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Remove the lines that a killed run logged after the checkpoint from which this training starts."""
         if state.is_world_process_zero and self.path.exists():
-            lines = self.path.read_text("utf-8").splitlines(keepends=True)
-            earlier = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            write_text(self.path, "".join(earlier))
+            earlier = [line for line in read_json_lines(self.path) if line["step"] <= state.global_step]
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in earlier))
 
     def on_log(
         self,

@@ -159,11 +159,11 @@ class Board:
 
 def _cached(cache: dict[Any, T], key: Any, compute: Callable[[], T]) -> T:
     """cache[key], computed where it is missing; the cache holds MAX_CACHED results at most."""
-    if key not in cache:
+    if (result := cache.get(key)) is None:  # not cache[key] after this: another thread may clear the cache
         if len(cache) >= MAX_CACHED:
             cache.clear()
-        cache[key] = compute()
-    return cache[key]
+        result = cache[key] = compute()
+    return result
 
 
 def quantile_of(sorted_N: np.ndarray, level: float) -> float:

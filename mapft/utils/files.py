@@ -71,6 +71,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a log; a process that was killed, or that is writing, leaves a partial last one."""
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
 @contextmanager
 def parsing(path: Path) -> Iterator[None]:
     """Inside, content without the expected fields is a UserError about the file."""

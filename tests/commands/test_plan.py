@@ -131,7 +131,7 @@ def test_the_speed_is_that_of_a_run_with_the_same_settings(tmp_path, capfd):
     assert main(["sample", *arguments]) == 0
     [folder] = (tmp_path / "runs").glob("run-*")
     metrics = {"timing/rollout": 4.0, "timing/update": 0.5, "completions/mean_length": 12.0}
-    (folder / "logs.jsonl").write_text(json.dumps(metrics) + "\n")
+    (folder / "logs.jsonl").write_text(json.dumps(metrics) + '\n{"timing/roll')  # a line is being written
     (tmp_path / "runs" / "zzz").mkdir()
     (tmp_path / "runs" / "zzz" / "config.json").write_text("{}")  # of another version
     (tmp_path / "runs" / "zzz" / "logs.jsonl").write_text("")

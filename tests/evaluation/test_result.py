@@ -19,3 +19,9 @@ def test_the_objective_by_hand():
     lam = result.solution.lam
     assert lam["a"] > 0 == lam["b"]
     assert result.objective() == lam["a"] * 1.48 - 0.2
+
+
+def test_the_text_of_a_gap():
+    assert value_result().gap_text == "-0.02"
+    assert value_result(gap_sd=None, met=None).gap_text == "constant"
+    assert value_result(target=None, gap_sd=None, met=None).gap_text == "free"

@@ -52,7 +52,7 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
         ("odd={candidate: 2}", "a mapping of some of adapter, candidates, choose"),
         ("odd={candidates: many}", "evaluation.policies.odd.candidates: Value 'many'"),
         ("odd={candidates: 2, choose: worst}", "evaluation.policies.odd.choose: Invalid value 'worst'"),
-        ("tuned={candidates: 2}", "it must be other names than base and tuned"),
+        ("tuned={candidates: 2}", "evaluation.policies.tuned cannot have this name"),
         ("gone={adapter: /no/such/adapter}", "evaluation.policies.gone.adapter=/no/such/adapter does not exist"),
         (f"wrong={{adapter: {world['model']}}}", "cannot be loaded as an adapter of the model"),
     ):

@@ -212,6 +212,12 @@ def test_the_critics_first_fits_do_not_depend_on_the_responses_in_a_pass(tmp_pat
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
 
 
+def test_passes_of_the_warm_start_are_over_the_responses_that_fit(tmp_path):
+    settings = REPLAY | {"num_ppo_epochs": 1, "warm_start_passes": 10, "replay_capacity": 512}
+    trainer = make_trainer(tmp_path, [table_reward()], replay=stored_responses(16), **settings)
+    assert trainer.begun.warm_start == 5  # iterations of 4 x 256 responses, for 10 passes over 512
+
+
 def test_the_warm_start_learns_from_stored_responses_before_the_first_rollout(tmp_path, world):
     log_p0, _, log_p_lam = world
     settings = REPLAY | {"num_ppo_epochs": 1, "total_episodes": 256, "warm_start_passes": 10, "learning_rate": 1e-3}

@@ -122,7 +122,8 @@ def test_log_probs_that_a_rollout_func_returns_are_not_used_as_the_policys(tmp_p
 def test_advantages_equal_gae_by_a_double_loop(tmp_path, world):
     """A_t = delta_t + gae_lambda A_{t+1} of R and the KL of a moved policy, then mean 0 and sd 1."""
     table = tabular.TableReward(world[1] @ LAM)
-    trainer = make_trainer(tmp_path, [table], kl_coef=0.25, gae_lambda=0.5)
+    with pytest.warns(UserWarning, match="gae_lambda"):
+        trainer = make_trainer(tmp_path, [table], kl_coef=0.25, gae_lambda=0.5)
     torch.nn.init.normal_(trainer.critic.state_head[-1].weight, std=0.5)
     trainer.model.train()
     inputs = [{"prompt": prompt} for prompt in tabular.PROMPTS * 8]

@@ -50,6 +50,8 @@ def test_more_models_than_max_loaded_are_rejected(judges):
 def test_offloaded_models_are_on_the_device_only_to_score():
     score = Fixed(1.0)
     models = RewardModels({"a": score}, Residency.offload)
+    models.load()
+    assert score.location == "host"
     models.score("a", ["p"], ["x"])
     models.score("a", ["p"], ["x"])
     assert (score.location, score.moves) == ("host", 2)

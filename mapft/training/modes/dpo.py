@@ -17,7 +17,6 @@ from mapft.config import ModeConfig, Residency
 from mapft.config.fields import setting
 from mapft.palette import ScoreMatrix
 from mapft.utils.errors import UserError
-from mapft.utils.files import read_table
 from mapft.utils.seeds import derive_seed
 
 COMPLETE = "complete"  # a file in a checkpoint whose other files are all written
@@ -102,7 +101,7 @@ def _train(mode: DPO, inputs: Any) -> None:
     dpo = TokenDPOTrainer(
         policy,
         args=args,
-        train_dataset=preferences(read_table(folder.samples), inputs.matrix, inputs.solution.lam, pairs, config.seed),
+        train_dataset=preferences(inputs.samples, inputs.matrix, inputs.solution.lam, pairs, config.seed),
         processing_class=tokenizer,
         peft_config=None if config.model.adapter else lora_config(config),
         callbacks=[JsonLines(folder.logs), MarkComplete()],

@@ -25,12 +25,12 @@ class Scalarized(ModeConfig):
         for name, weight in self.weights.items():
             require(weight >= 0, f"mode.weights.{name}", weight, "at least 0")
 
-    def check(self, values: Collection[str], targets: Collection[str]) -> None:
+    def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError for a weight of a value without a reward."""
-        if unknown := sorted(set(self.weights) - set(values)):
+        if unknown := sorted(set(self.weights) - set(config.rewards)):
             raise UserError(
-                f"mode.weights names {', '.join(unknown)}, which has no reward (rewards: {', '.join(values)}); correct "
-                "the name or add the reward."
+                f"mode.weights names {', '.join(unknown)}, which has no reward (rewards: {', '.join(config.rewards)}); "
+                "correct the name or add the reward."
             )
 
     def train(self, inputs: Any) -> dict[str, float] | None:

@@ -73,7 +73,7 @@ class Sequential(ModeConfig):
         at_least=1,
     )
 
-    def check(self, values: Collection[str], targets: Collection[str]) -> None:
+    def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError unless the order names every value with a target once."""
         if self.order is not None and sorted(self.order) != sorted(targets):
             raise UserError(

@@ -33,8 +33,10 @@ class Simultaneous(ModeConfig):
         """The setting."""
         return self.reward_models
 
-    def check(self, values: Collection[str], targets: Collection[str]) -> None:
-        """UserError for a run without stored responses."""
+    def check(self, config: Any, targets: Collection[str]) -> None:
+        """UserError for a run without stored responses, and where replay is off."""
+        if self.replay_from and not config.trainer.replay_batch:
+            raise UserError("mode.replay_from has no effect with trainer.replay_batch=0; set it to 1 or more.")
         for path in self.replay_from:
             other = RunFolder(Path(path))
             if not other.replay.exists() or not other.config.exists():
@@ -54,8 +56,6 @@ class Simultaneous(ModeConfig):
         from mapft.training.fit import Objective, fit
 
         solution, matrix, stored = inputs.solution, inputs.matrix, inputs.pilot_groups()
-        if self.replay_from and not inputs.config.trainer.replay_batch:
-            raise UserError("mode.replay_from has no effect with trainer.replay_batch=0; set it to 1 or more.")
         for path in self.replay_from:
             check_same_responses(RunFolder(Path(path)), inputs.folder, list(inputs.scores))
             stored += read_groups(RunFolder(Path(path)).replay, list(inputs.scores))

@@ -1,7 +1,7 @@
 """Baseline: rewarded soup (Rame et al., 2023, arXiv 2306.04488), the average of adapters trained on one value each."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,24 +17,33 @@ from mapft.utils.files import TEMPORARY
 class Soup(Scalarized):
     """The average of single-value adapters with the given weights; each adapter is a run of mode scalarized."""
 
-    def train(self, inputs: Any) -> dict[str, float] | None:
-        """adapter/ in the run folder; the single-value runs are trained in their own folders."""
-        from accelerate import PartialState
-
-        if inputs.config.adapter.use_dora:
+    def check(self, config: Any, targets: Collection[str]) -> None:
+        """As `Scalarized`; UserError for DoRA."""
+        super().check(config, targets)
+        if config.adapter.use_dora:
             raise UserError(
                 "adapter.use_dora=true does not work with mode=soup, because an average of DoRA adapters is not a DoRA "
                 "adapter; set it to false."
             )
-        single = {name: Scalarized(name="scalarized", weights={name: 1.0}, kl=self.kl) for name in self.weights}
+
+    def train(self, inputs: Any) -> dict[str, float] | None:
+        """adapter/ in the run folder; the single-value runs are trained in their own folders."""
+        from accelerate import PartialState
+
+        single = {name: Scalarized(name="scalarized", weights={name: 1.0}, kl=self.kl) for name in self.averaged}
         adapters = {name: inputs.train_variant(mode) for name, mode in single.items()}
         if PartialState().is_main_process and not inputs.folder.adapter.exists():
             average(inputs.config.model, adapters, self.weights, inputs.folder)
         return None
 
     def scored_responses(self, total_episodes: int, pilot: int, folder: Any) -> int:
-        """One training per value."""
-        return len(self.weights) * total_episodes
+        """One training per averaged value."""
+        return len(self.averaged) * total_episodes
+
+    @property
+    def averaged(self) -> list[str]:
+        """The values with a weight above 0."""
+        return [name for name, weight in self.weights.items() if weight]
 
 
 def average(model: ModelConfig, adapters: Mapping[str, Path], weights: Mapping[str, float], folder: RunFolder) -> None:

@@ -84,12 +84,9 @@ def test_adapters_that_are_more_than_low_rank_factors_are_refused(tmp_path, mode
     assert not (tmp_path / "adapter").exists()
 
 
-def test_dora_adapters_are_refused_before_any_training(tmp_path):
-    mode, variants = Soup(name="soup", weights={"a": 1.0}), []
-    config = make_config(mode=mode, adapter=AdapterConfig(use_dora=True))
+def test_dora_adapters_are_refused_with_the_settings():
     with pytest.raises(UserError, match="use_dora=true does not work with mode=soup"):
-        mode.train(make_inputs(tmp_path, mode, config=config, train_variant=variants.append))
-    assert variants == []
+        make_config(mode=Soup(name="soup", weights={"a": 1.0}), adapter=AdapterConfig(use_dora=True))
 
 
 def test_every_value_is_trained_alone_at_the_same_kl(tmp_path):
@@ -103,6 +100,13 @@ def test_every_value_is_trained_alone_at_the_same_kl(tmp_path):
     (tmp_path / "adapter").mkdir()  # the average is there already
     assert mode.train(make_inputs(tmp_path, mode, train_variant=train_variant)) is None
     assert variants == [Scalarized(name="scalarized", weights={value: 1.0}, kl=0.2) for value in ("a", "b")]
+    assert mode.scored_responses(100, 40, None) == 200
+
+
+def test_a_value_of_weight_0_is_not_trained():
+    mode = Soup(name="soup", weights={"a": 1.0, "b": 0.0})
+    assert mode.averaged == ["a"]
+    assert mode.scored_responses(100, 40, None) == 100
 
 
 # ---------------------------------------------------------------------- the command line
