@@ -77,7 +77,8 @@ def changes(config: Config) -> list[Change]:
     plain = config.model.quantization is Quantization.none and config.launch.name not in SHARDED
     if config.launch.name in ("ddp", "zero2", "multi_node") and config.launch.processes > 1 and plain:
         candidates.append({"launch.name": "zero3"})
-    if trainer.num_mini_batches > 1:
+    divides = not trainer.replay_batch or trainer.rows_per_step % trainer.num_generations == 0
+    if trainer.num_mini_batches > 1 and trainer.rows_per_step > 1 and divides:
         candidates.append({"trainer.num_mini_batches": 1})
     if plain:
         candidates.append({"model.quantization": Quantization.nf4})

@@ -30,6 +30,7 @@ class ModeConfig(Settings):
 
     def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError where the settings do not fit the other ones, or the values with a target. config: a Config."""
+        config.trainer.check_groups(config.trainer.rows_per_iteration, "trainer.")
 
     def train(self, inputs: Any) -> dict[str, float] | None:
         """Train and write adapter/ (see mapft.training.TrainingInputs).

@@ -153,7 +153,6 @@ class TrainerConfig(PPOSettings):
         divides = self.micro_batch_size is None or self.rows_per_step % self.micro_batch_size == 0
         need = f"a divisor of the {self.rows_per_step} responses of an optimizer step, or null"
         require(divides, "trainer.micro_batch_size", self.micro_batch_size, need)
-        self.check_groups(self.rows_per_iteration, "trainer.")
 
     @property
     def rows_per_step(self) -> int:

@@ -123,8 +123,8 @@ class AlignedSampler:
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
         p the probabilities of the candidates, and kl in nats. For `sample`, kl = log n - entropy(p), plus
         sum_j p_j log pi/p0(y_j) for a tuned policy; its mean is at least KL(q_n || p0). For `best`, the bound
-        log n - (n - 1) / n; for `rejection`, lam.r - log Z (`_rejection_table`), whose mean estimates KL(p_lam || p0),
-        and there is an additional column `accepted`.
+        log n - (n - 1) / n; for `rejection`, lam.r - log Z (`_rejection_table`), whose mean estimates KL(p_lam || p0)
+        where every row has a response, and there is an additional column `accepted`.
         first: skip the prompts before this one; a multiple of `chunk_size`.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
@@ -267,8 +267,9 @@ def _rejection_table(
     """The accepted responses with candidates, accepted, ess and kl.
 
     tilts: of all candidates of a row. trials: candidates of a row up to its first accepted one. With T trials for M
-    responses to a prompt, E[psi(T) - psi(M)] = -log p (psi: digamma), where p = exp(-B) Z is the probability that a
-    candidate is accepted; the log of a share of accepted ones would be biased, by .5 nats for one response.
+    responses to a prompt, E[psi(T) - psi(M)] = -log p (psi: digamma) where every row has a response, and p = exp(-B) Z
+    is the probability that a candidate is accepted; the log of a share of accepted ones would be biased, by .5 nats for
+    one response. Where rows have none within the candidates that are allowed, it is too low.
     """
     chosen = pd.DataFrame(results, columns=["prompt", "response", "tokens", "finished", *lam])
     chosen["candidates"], chosen["accepted"] = [len(tilt) for tilt in tilts], accepted

@@ -25,7 +25,8 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory(prefix="mapft-vllm-", ignore_cleanup_errors=True) as folder:
+    parent = os.environ.get(SOCKETS)
+    with tempfile.TemporaryDirectory(prefix="mapft-vllm-", dir=parent, ignore_cleanup_errors=True) as folder:
         process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, env=os.environ | {SOCKETS: folder})
         threading.Thread(target=end, args=(process,), daemon=True).start()
         code = process.wait()

@@ -4,7 +4,7 @@ Legend: N pilot samples.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,9 @@ class DPO(ModeConfig):
 
     beta: float = setting(0.1, "DPO's beta.", above=0)
     learning_rate: float | None = setting(None, "Learning rate of DPO.", above=0, null="use trainer.learning_rate")
+
+    def check(self, config: Any, targets: Collection[str]) -> None:
+        """Nothing: rollouts and replay are not used."""
 
     def scored_responses(self, total_episodes: int, pilot: int, folder: Any) -> int:
         """0: DPO uses the pilot's scores alone."""

@@ -27,6 +27,7 @@ class Scalarized(ModeConfig):
 
     def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError for a weight of a value without a reward."""
+        super().check(config, targets)
         if unknown := sorted(set(self.weights) - set(config.rewards)):
             raise UserError(
                 f"mode.weights names {', '.join(unknown)}, which has no reward (rewards: {', '.join(config.rewards)}); "

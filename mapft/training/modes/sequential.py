@@ -75,6 +75,7 @@ class Sequential(ModeConfig):
 
     def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError unless the order names every value with a target once."""
+        super().check(config, targets)
         if self.order is not None and sorted(self.order) != sorted(targets):
             raise UserError(
                 f"mode.order={','.join(self.order)} is invalid; it must name each of {', '.join(sorted(targets))} once."

@@ -35,6 +35,7 @@ class Simultaneous(ModeConfig):
 
     def check(self, config: Any, targets: Collection[str]) -> None:
         """UserError for a run without stored responses, and where replay is off."""
+        super().check(config, targets)
         if self.replay_from and not config.trainer.replay_batch:
             raise UserError("mode.replay_from has no effect with trainer.replay_batch=0; set it to 1 or more.")
         for path in self.replay_from:

@@ -3,9 +3,11 @@
 import pandas as pd
 import pytest
 
+from mapft.config import TrainerConfig
 from mapft.palette import ScoreMatrix
-from mapft.training.modes.dpo import preferences
+from mapft.training.modes.dpo import DPO, preferences
 from mapft.utils.errors import UserError
+from tests.configs import make_config
 
 
 @pytest.fixture
@@ -29,3 +31,10 @@ def test_preferences_follow_lam_r_within_a_prompt(pilot):
 def test_equal_scores_give_no_preferences(pilot):
     with pytest.raises(UserError, match="No pilot prompt has two samples with different lam.r"):
         preferences(*pilot, {"a": 0.0, "b": 0.0}, 4, seed=0)
+
+
+def test_groups_of_rollouts_are_no_matter():
+    trainer = TrainerConfig(num_generations=1, replay_batch=64)
+    assert make_config(mode=DPO(name="dpo"), trainer=trainer).trainer == trainer
+    with pytest.raises(UserError, match="trainer.num_generations=1 does not work with trainer.replay_batch=64"):
+        make_config(trainer=trainer)
