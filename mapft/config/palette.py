@@ -26,7 +26,7 @@ class PaletteSettings(Settings):
         for value in sorted({value for numbers in kinds.values() for value in numbers}):
             own = [f"palette.{kind}" for kind, numbers in kinds.items() if value in numbers]
             if len(own) > 1:
-                raise UserError(f"{value} has a target in {' and in '.join(own)}; give it one.")
+                raise UserError(f"{value} has a target in {' and in '.join(own)}; keep one of them.")
 
 
 if TYPE_CHECKING:

@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 from mapft.config import BASE, TUNED, PolicyConfig, identity
-from mapft.config.decoding import Choose
 from mapft.config.identity import fingerprint
 from mapft.evaluation.result import Evaluation, PolicyResult, ValueResult
 from mapft.palette import explain
@@ -74,8 +73,6 @@ def policy_identity(run: Run, name: str, policy: PolicyConfig | None) -> dict[st
     source: list[Any] = [name]
     if policy and policy.adapter:
         source += [policy.adapter, file_state(policy.adapter)]
-    if policy and policy.choose is Choose.rejection:
-        source += ["KL by digamma"]  # the version of what the cache holds
     if policy and policy.candidates:
         source += [identity(policy), _decoding_lam(run, policy.adapter), run.config.decoding.max_candidates]
     return run.scoring_identity | {
