@@ -50,12 +50,11 @@ def test_samples_follow_p0_and_not_the_generation_defaults_of_the_model(world):
 @pytest.mark.parametrize(
     ("too_long", "expected", "count"),
     [
-        (TooLong.stop, ["a", "a b c d", [{"role": "user", "content": "a b c d"}]], 0),
         (TooLong.drop, ["a"], 2),
         (TooLong.cut, ["a", "c d"], 2),
     ],
 )
-def test_long_prompts_are_kept_dropped_or_cut_on_the_left(world, too_long, expected, count):
+def test_long_prompts_are_dropped_or_cut_on_the_left(world, too_long, expected, count):
     _, tokenizer, _ = world
     tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
     data = DataConfig(path="x", max_prompt_tokens=2, too_long=too_long)
