@@ -75,7 +75,7 @@ def _rows(run: Run) -> list[PromptRow]:
     settings = run.config.decoding
     if not settings.prompts:
         return run.prompts.held_out
-    data = dataclasses.replace(run.config.data, path=settings.prompts)
+    data = dataclasses.replace(run.config.data, path=settings.prompts, max_prompts=None)
     rows = load_prompts(data, run.scores, at_least=1, option="decoding.prompts", report=run.tell)
     remaining = apply_length_limit(rows, run.config, run.tell, at_least=1)
     return render(remaining, load_tokenizer(run.config.model))

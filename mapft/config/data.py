@@ -38,6 +38,12 @@ class DataConfig(Settings):
     column: str = setting("prompt", "Column of texts, or of lists of {role, content} messages.")
     as_chat: bool = setting(False, "Turn each text into a user message, for a model with a chat template.")
     extract: Extract = setting(Extract.whole, "Which part of a text is the prompt.")
+    max_prompts: int | None = setting(
+        200_000,
+        "Of a file with more distinct prompts, a random sample of this size is used.",
+        at_least=2,
+        null="use all of them",
+    )
     evaluation_fraction: float = setting(0.25, "Share of the distinct prompts held out.", above=0, below=1)
     pilot_prompts: int | None = setting(
         512, "Training prompts whose base samples lambda is solved on.", at_least=1, null="use all of them"

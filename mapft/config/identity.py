@@ -11,7 +11,7 @@ from hashlib import blake2b
 from json import dumps
 from typing import Any
 
-VERSION = 5  # raise it when a default (tests/config/test_identity.py) or what a cached file holds changes
+VERSION = 6  # raise it when a default (tests/config/test_identity.py) or what a cached file holds changes
 
 
 def identity(settings: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Shapes: B responses, P prompt tokens (left-padded), T response tokens (right-padded).
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ Batch = dict[str, Tensor]  # prompt_ids, prompt_mask (B, P); completion_ids, mas
 
 
 def padded_batch(
-    prompt_ids: list[list[int]], completion_ids: list[list[int]], pad_id: int, device: torch.device
+    prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]], pad_id: int, device: torch.device
 ) -> Batch:
     """Padded token ids; masks come from lengths, never from ids: a policy may sample the pad token."""
     return {
@@ -25,7 +26,7 @@ def padded_batch(
     }
 
 
-def padded(rows: list[Any], side: str, value: float, device: torch.device) -> Tensor:
+def padded(rows: Sequence[Any], side: str, value: float, device: torch.device) -> Tensor:
     """Rows of numbers as one array."""
     return pad([torch.tensor(row) for row in rows], value, side).to(device)
 

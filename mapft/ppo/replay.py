@@ -8,31 +8,47 @@ Legend: K responses to one prompt, V raw scores.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from mapft.utils.files import write_atomically
+from mapft.utils.files import parsing, write_atomically
 from mapft.utils.seeds import derive_seed
 
 STORE = "replay.pt"  # in a checkpoint
+TYPES = {"prompt_ids": "i", "completion_ids": "i", "scores": "d", "ref_logp": "d"}  # int32 and float64, of `array`
 
 Price = Callable[[Tensor], Tensor]
+Packed = dict[str, Tensor]  # groups as flat arrays, see `packed`
 
 
 @dataclass
 class Group:
-    """K >= 2 scored responses to one prompt. ref_logp: log p0(y|x) in nats; empty until the trainer adds it."""
+    """K >= 2 scored responses to one prompt, in arrays: a million responses as lists of numbers take 2 GB.
 
-    prompt_ids: list[int]
-    completion_ids: list[list[int]]
-    scores: list[list[float]]
-    ref_logp: list[float]
+    prompt_ids (prompt tokens,); completion_ids: one array (tokens,) per response; scores: one array (V,) per response;
+    ref_logp (K,): log p0(y|x) in nats, empty until the trainer adds it. Sequences of numbers are made arrays.
+    """
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[Sequence[int]]
+    scores: Sequence[Sequence[float]]
+    ref_logp: Sequence[float]
+
+    def __post_init__(self) -> None:
+        """Make the arrays."""
+        self.prompt_ids = array(TYPES["prompt_ids"], self.prompt_ids)
+        self.completion_ids = [array(TYPES["completion_ids"], ids) for ids in self.completion_ids]
+        self.scores = [array(TYPES["scores"], scores) for scores in self.scores]
+        self.ref_logp = array(TYPES["ref_logp"], self.ref_logp)
 
     def __len__(self) -> int:
         """K."""
@@ -61,15 +77,17 @@ class ReplayStore:
         self._trim()
 
     def _trim(self) -> None:
-        surplus = self.responses - self.capacity
+        surplus, oldest = self.responses - self.capacity, 0
         while surplus > 0:
-            surplus -= len(self.groups.pop(0))
+            surplus -= len(self.groups[oldest])
+            oldest += 1
+        del self.groups[:oldest]
 
     def sample(self, responses: int, seed: int) -> list[Group]:
         """Different groups at random, with `responses` responses or a few more; all groups where there are fewer."""
         order = torch.randperm(len(self.groups), generator=torch.Generator().manual_seed(seed))
         chosen: list[Group] = []
-        for number in order.tolist():
+        for number in order[: max(responses, 0)].tolist():
             if responses <= 0:
                 break
             chosen.append(self.groups[number])
@@ -91,19 +109,52 @@ class ReplayStore:
 
     def save(self, path: Path, *, is_main: bool) -> None:
         """Write the groups of all processes, atomically; every process must call this."""
-        stores: list[list[Group]] = gather_object([self.groups])
+        stores: list[Packed] = gather_object([packed(self.groups)])
         if is_main:
-            content = {"columns": self.columns, "stores": [[asdict(group) for group in groups] for groups in stores]}
+            content = {"columns": self.columns, "stores": stores}
             write_atomically(path, lambda temporary: torch.save(content, temporary))
 
     def load(self, path: Path, process: int, processes: int) -> None:
         """Read what `save` wrote; with another number of processes, the groups are distributed anew."""
-        stores: list[list[dict[str, Any]]] = torch.load(path, weights_only=True)["stores"]
+        stores: list[Packed] = torch.load(path, weights_only=True)["stores"]
         if len(stores) == processes:
-            self.groups = [Group(**group) for group in stores[process]]
+            self.groups = list(unpacked(stores[process]))
         else:
-            self.groups = [Group(**group) for groups in stores for group in groups]
+            self.groups = [group for store in stores for group in unpacked(store)]
             self.keep_share(process, processes)
+
+
+def packed(groups: Sequence[Group]) -> Packed:
+    """The groups as flat arrays, which are quick to write and to send; `unpacked` makes the same groups of them."""
+    rows: dict[str, list[Any]] = {
+        "prompt_ids": [group.prompt_ids for group in groups],
+        "completion_ids": [ids for group in groups for ids in group.completion_ids],
+        "scores": [scores for group in groups for scores in group.scores],
+        "ref_logp": [group.ref_logp for group in groups],
+    }
+    arrays = {"sizes": torch.tensor([len(group) for group in groups])}
+    for name, kind in TYPES.items():
+        flat = array(kind)
+        for row in rows[name]:
+            flat.extend(row)
+        arrays[name] = torch.from_numpy(np.asarray(flat))
+        arrays[f"{name}_lengths"] = torch.tensor([len(row) for row in rows[name]])
+    return arrays
+
+
+def unpacked(arrays: Packed) -> Iterator[Group]:
+    """The groups that `packed` received."""
+    rows = {name: _rows(kind, arrays[name], arrays[f"{name}_lengths"]) for name, kind in TYPES.items()}
+    for size in arrays["sizes"].tolist():
+        completions, scores = (list(islice(rows[name], size)) for name in ("completion_ids", "scores"))
+        yield Group(next(rows["prompt_ids"]), completions, scores, next(rows["ref_logp"]))
+
+
+def _rows(kind: str, flat: Tensor, lengths: Tensor) -> Iterator[array]:
+    numbers, end = array(kind, flat.numpy().tobytes()), 0
+    for length in lengths.tolist():
+        yield numbers[end : end + length]
+        end += length
 
 
 def groups_per_part(groups: Sequence[Group], responses: int) -> int:
@@ -111,19 +162,23 @@ def groups_per_part(groups: Sequence[Group], responses: int) -> int:
     return max(1, round(responses * len(groups) / sum(map(len, groups))))
 
 
-def flattened(groups: Iterable[Group]) -> tuple[list[list[int]], list[list[int]]]:
+def flattened(groups: Iterable[Group]) -> tuple[list[Sequence[int]], list[Sequence[int]]]:
     """Token ids of prompt and response, one of each per response."""
     pairs = [(group.prompt_ids, ids) for group in groups for ids in group.completion_ids]
     return [prompt for prompt, _ in pairs], [response for _, response in pairs]
 
 
 def read_groups(path: Path, columns: Sequence[str]) -> list[Group]:
-    """The groups that `ReplayStore.save` wrote, with the raw scores of these columns only, in this order."""
-    content = torch.load(path, weights_only=True)
-    order = [content["columns"].index(name) for name in columns]
-    groups = [Group(**group) for groups in content["stores"] for group in groups]
+    """The groups that `ReplayStore.save` wrote, with the raw scores of these columns only, in this order.
+
+    UserError for a file of another version.
+    """
+    with parsing(path):
+        content = torch.load(path, weights_only=True)
+        order = [content["columns"].index(name) for name in columns]
+        groups = [group for arrays in content["stores"] for group in unpacked(arrays)]
     for group in groups:
-        group.scores = [[scores[number] for number in order] for scores in group.scores]
+        group.scores = [array(TYPES["scores"], [scores[number] for number in order]) for scores in group.scores]
     return groups
 
 
@@ -131,6 +186,6 @@ def distinct(groups: Iterable[Group]) -> list[Group]:
     """The groups without repetitions of the same responses to the same prompt with the same scores, in their order."""
     first: dict[Any, Group] = {}
     for group in groups:
-        responses = tuple(zip(map(tuple, group.completion_ids), map(tuple, group.scores), strict=True))
-        first.setdefault((tuple(group.prompt_ids), responses), group)
+        content: tuple[Any, ...] = (group.prompt_ids, *group.completion_ids, *group.scores)
+        first.setdefault(tuple(row.tobytes() for row in content), group)
     return list(first.values())

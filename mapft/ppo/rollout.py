@@ -209,7 +209,7 @@ class RolloutTrainer(ResumableTrainer):
             logp_BT, features_BTD = self.log_probs(reference, batch, features=features)
         return (logp_BT * batch["mask"]).sum(dim=1).tolist(), features_BTD
 
-    def batch_of(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> Batch:
+    def batch_of(self, prompt_ids: Sequence[Sequence[int]], completion_ids: Sequence[Sequence[int]]) -> Batch:
         """Token ids on this process's device."""
         return padded_batch(prompt_ids, completion_ids, self.text_tokenizer.pad_token_id, self.accelerator.device)
 

@@ -1,22 +1,19 @@
 """Prompts, and the columns of their rows that scores read, from a file or a dataset."""
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mapft.config import DataConfig, Extract
-from mapft.playground.paths import resolve
 from mapft.rewards.score import Score, columns_read
+from mapft.sampling.prompt_files import open_prompts
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable, text_of
 
-LONGEST_FIELD = 2**31 - 1  # characters in a field of a csv file
-FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
+REPORT_ROWS = 1_000_000  # after so many rows of a long file, a sentence
 Prompt = str | list[dict[str, str]]
 
 
@@ -53,49 +50,84 @@ def load_prompts(
     """The distinct rows, in their order: prompts (texts, or lists of messages) with the columns that the scores read.
 
     Rows with the same prompt and other values in those columns are different. A row without a column has null there.
-    UserError for the first invalid row, for a column that a score reads and no row has, and for fewer than `at_least`
-    rows. option: name of the setting that data.path comes from. report: receives a sentence about rows that are not
-    used.
+    Of more than data.max_prompts rows, a random sample is kept, which depends on their content alone. UserError for the
+    first invalid row, for a column that a score reads and no row has, and for fewer than `at_least` prompts. option:
+    name of the setting that data.path comes from. report: receives a sentence about rows that are not used.
     """
-    path = Path(resolve(data.path)).expanduser()
-    if path.is_file():
-        rows: Any = _read(path, data, option)
-        available = list(dict.fromkeys(key for row in rows for key in row))
-    else:
-        rows = _read_dataset(str(path), data, option)
-        available = rows.column_names
-    read = {name: columns_read(name, score, available) for name, score in scores.items()} if len(rows) else {}
+    file = open_prompts(data, option)
+    available = file.columns() if scores else []
+    read = {name: columns_read(name, score, available) for name, score in scores.items()} if available else {}
     columns = sorted({column for names in read.values() for column in names})
-    prompts: dict[str, PromptRow] = {}
-    skipped = repeated = 0
-    for number, row in enumerate(rows, 1):
+    prompts = _Sample(data.max_prompts)
+    total = skipped = 0
+    for total, row in enumerate(file.read(), 1):
         if data.column not in row:
             raise UserError(
-                f"Row {number} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
+                f"Row {total} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
                 "set data.column to the column of the prompts."
             )
-        prompt = extract_prompt(_validated(row[data.column], number, data), data.extract)
+        prompt = extract_prompt(_validated(row[data.column], total, data), data.extract)
         if prompt is None:
             skipped += 1
             continue
-        prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, number, data) for name in columns})
-        _check_row(prompt_row, scores, read, number, data)
-        key = json.dumps([prompt, prompt_row.columns])
-        repeated += key in prompts
-        prompts.setdefault(key, prompt_row)
+        prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, total, data) for name in columns})
+        _check_row(prompt_row, scores, read, total, data)
+        prompts.add(prompt_row)
+        if total % REPORT_ROWS == 0:
+            report(f"{total:,} rows of {data.path} are read.")
+    rows = prompts.rows()
     if skipped:
-        report(f"{skipped} of {len(rows)} rows of {data.path} have no prompt with data.extract={data.extract}.")
-    if repeated:
-        report(f"{repeated} of {len(rows)} rows of {data.path} repeat an earlier one and are left out.")
+        report(f"{skipped} of {total} rows of {data.path} have no prompt with data.extract={data.extract}.")
+    if prompts.repeated and not prompts.left_out:
+        report(f"{prompts.repeated} of {total} rows of {data.path} repeat an earlier one and are left out.")
+    if prompts.left_out:
+        report(f"{data.path} has {total} rows; a random sample of {len(rows)} is used (data.max_prompts).")
     if data.as_chat:
-        prompts = {key: PromptRow(_as_chat(row.prompt), row.columns) for key, row in prompts.items()}
-    if len({isinstance(row.prompt, str) for row in prompts.values()}) > 1:
+        rows = [PromptRow(_as_chat(row.prompt), row.columns) for row in rows]
+    if len({isinstance(row.prompt, str) for row in rows}) > 1:
         raise UserError(f"{data.path} mixes texts and lists of messages; use one of the two in a file.")
-    distinct = len({json.dumps(row.prompt) for row in prompts.values()})
+    distinct = len({json.dumps(row.prompt) for row in rows})
     if distinct < at_least:
         purpose = ", one for training and one for evaluation" if at_least == 2 else ""
         raise UserError(f"{data.path} has {distinct} distinct prompts; give at least {at_least}{purpose}.")
-    return list(prompts.values())
+    return rows
+
+
+class _Sample:
+    """The distinct rows that are added, in their order; of more than `most` those with the least hashes."""
+
+    def __init__(self, most: int | None) -> None:
+        self.most, self.repeated, self.left_out = most, 0, False
+        self._rows: dict[str, tuple[float, PromptRow]] = {}
+        self._bound = 1.0  # hashes of rows that can still be kept are below it
+
+    def add(self, row: PromptRow) -> None:
+        """Keep the row for now."""
+        key = json.dumps([row.prompt, row.columns])
+        number = hash_of(key, "sample")
+        if number >= self._bound:
+            return
+        self.repeated += key in self._rows
+        self._rows.setdefault(key, (number, row))
+        if self.most is not None and len(self._rows) >= 2 * self.most:
+            self._drop(self.most)
+
+    def rows(self) -> list[PromptRow]:
+        """The sample."""
+        if self.most is not None and len(self._rows) > self.most:
+            self._drop(self.most)
+        return [row for _, row in self._rows.values()]
+
+    def _drop(self, most: int) -> None:
+        self.left_out = True
+        self._bound = sorted(number for number, _ in self._rows.values())[most]
+        self._rows = {key: each for key, each in self._rows.items() if each[0] < self._bound}
+
+
+def hash_of(text: str, purpose: str = "") -> float:
+    """A number in [0, 1) that depends on the text alone; for another purpose an independent one."""
+    digest = blake2b(text.encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
+    return int.from_bytes(digest) / 2**64
 
 
 def extract_prompt(prompt: Prompt, extract: Extract) -> Prompt | None:
@@ -134,76 +166,6 @@ def _check_row(
 
 def _as_chat(prompt: Prompt) -> Prompt:
     return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _read_dataset(path: str, data: DataConfig, option: str) -> Any:
-    """A dataset in a folder or on the Hub."""
-    if (path.startswith(("/", ".", "~")) and not Path(path).is_dir()) or Path(path).suffix in FILE_ENDINGS:
-        raise UserError(
-            f"{option}={data.path} does not exist; give a .jsonl, .csv or .parquet file of prompts, or a dataset."
-        )
-    from datasets import load_dataset
-
-    for table in sorted(Path(path).rglob("*.csv")):  # pandas, with which datasets reads them, would guess
-        _csv_rows(table, str(table))
-    try:
-        return load_dataset(path, data_dir=data.subset, split=data.split)
-    except Exception as error:  # datasets raises its own errors, the Hub's, and ValueError
-        raise UserError(f"{option}={data.path} cannot be loaded as a dataset: {error}") from error
-
-
-def _read(path: Path, data: DataConfig, option: str) -> list[dict[str, Any]]:
-    if path.suffix == ".jsonl":
-        try:
-            lines = path.read_text("utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise UserError(f"{data.path} is not UTF-8 ({error}); save it as UTF-8.") from error
-        return [_json_row(line, n, data) for n, line in enumerate(lines, 1) if line.strip()]
-    if path.suffix == ".csv":
-        return _csv_rows(path, data.path)
-    if path.suffix == ".parquet":
-        from pyarrow import parquet
-
-        try:
-            return parquet.ParquetFile(path).read().to_pylist()  # pandas would make 3.0 of a 3 beside a null
-        except (ValueError, OSError) as error:
-            raise UserError(f"{data.path} cannot be read as parquet: {error}") from error
-    raise UserError(f"{option}={data.path} ends in {path.suffix!r}; use a .jsonl, .csv or .parquet file.")
-
-
-def _csv_rows(path: Path, name: str) -> list[dict[str, Any]]:
-    """The rows of a csv file, whose lines have as many fields as its header; blank lines are skipped.
-
-    pandas would take the fields of a text with commas that is not quoted as an index, and leave them out.
-    """
-    csv.field_size_limit(LONGEST_FIELD)
-    rows: list[dict[str, Any]] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if repeated := [column for column in header if header.count(column) > 1]:
-                raise UserError(f"{name} has more than one column {repeated[0]!r}; give every column its own name.")
-            for fields in filter(None, reader):
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"Line {reader.line_num} of {name} has {len(fields)} fields and its header {len(header)}; put "
-                        'texts that have commas, quotes or line breaks between "...".'
-                    )
-                rows.append(dict(zip(header, fields, strict=True)))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{name} cannot be read as csv in UTF-8: {error}.") from error
-    return rows
-
-
-def _json_row(line: str, number: int, data: DataConfig) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"Line {number} of {data.path} is not JSON ({error}); write one object per line.") from error
-    if not isinstance(row, dict):
-        raise UserError(f"Line {number} of {data.path} is a {type(row).__name__}; write one JSON object per line.")
-    return row
 
 
 def _validated(prompt: Any, number: int, data: DataConfig) -> Prompt:

@@ -1,9 +1,11 @@
 """Prompts from a file. Truth: the lines of the file; a split that depends on each text alone."""
 
 import json
+import tracemalloc
 from dataclasses import replace
 from datetime import datetime
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -109,6 +111,43 @@ def test_rows_that_are_not_used_are_told(tmp_path):
         f"1 of 4 rows of {path} have no prompt with data.extract=first_question.",
         f"1 of 4 rows of {path} repeat an earlier one and are left out.",
     ]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_of_a_long_file_a_random_sample_is_used_that_does_not_depend_on_the_order(tmp_path, ending):
+    """Mean and spread of 400 of 10,000 numbers, and their overlap with the 2500 held-out ones, by chance alone."""
+    path = tmp_path / f"p.{ending}"
+
+    def sample(texts: list[str], most: int | None) -> list[str]:
+        frame = pd.DataFrame({"prompt": texts})
+        writers = {"jsonl": frame.to_json, "csv": frame.to_csv, "parquet": frame.to_parquet}
+        writers[ending](path, **{"orient": "records", "lines": True} if ending == "jsonl" else {"index": False})
+        return [row.prompt for row in load_prompts(DataConfig(path=str(path), max_prompts=most), report=told.append)]
+
+    told = []
+    texts = [f"{number:05d}" for number in range(10_000)]
+    chosen = sample(texts, 400)
+    assert told == [f"{path} has 10000 rows; a random sample of 400 is used (data.max_prompts)."]
+    assert chosen == sorted(chosen)
+    assert len(set(chosen)) == 400
+    assert abs(np.mean([int(text) for text in chosen]) - 5000) < 4 * 10_000 / np.sqrt(12 * 400)
+    assert abs(len(split_texts(chosen)[1]) - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)
+    assert set(sample(texts[::-1] + texts[:5000], 400)) == set(chosen)
+    assert len(sample(texts, 10_000)) == len(sample(texts, None)) == 10_000
+    assert told[1:] == [f"{path} has 15000 rows; a random sample of 400 is used (data.max_prompts)."]
+
+
+def test_a_long_file_is_not_held_in_memory(tmp_path):
+    """50 MB of prompts, of which 1000 are used."""
+    row = json.dumps({"prompt": "x" * 1000})
+    with (tmp_path / "p.jsonl").open("w") as file:
+        file.writelines(f"{row[:-5]}{number:06d}{row[-2:]}\n" for number in range(50_000))
+    tracemalloc.start()
+    rows = load_prompts(DataConfig(path=str(tmp_path / "p.jsonl"), max_prompts=1000))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows) == 1000
+    assert peak < 10e6
 
 
 class Reads:
