@@ -13,6 +13,7 @@ from mapft.sampling.prompt_files import open_prompts
 from mapft.utils.errors import UserError
 from mapft.utils.text import encodable, text_of
 
+HASH_BYTES = 16  # of a row
 REPORT_ROWS = 1_000_000  # after so many rows of a long file, a sentence
 Prompt = str | list[dict[str, str]]
 
@@ -98,17 +99,17 @@ class _Sample:
 
     def __init__(self, most: int | None) -> None:
         self.most, self.repeated, self.left_out = most, 0, False
-        self._rows: dict[str, tuple[float, PromptRow]] = {}
-        self._bound = 1.0  # hashes of rows that can still be kept are below it
+        self._rows: dict[bytes, PromptRow] = {}  # by their hash
+        self._bound = b"\xff" * HASH_BYTES  # rows that can still be kept have less
 
     def add(self, row: PromptRow) -> None:
         """Keep the row for now."""
-        key = json.dumps([row.prompt, row.columns])
-        number = hash_of(key, "sample")
-        if number >= self._bound:
+        content = json.dumps([row.prompt, row.columns]).encode()
+        key = blake2b(content, digest_size=HASH_BYTES).digest()
+        if key >= self._bound:
             return
         self.repeated += key in self._rows
-        self._rows.setdefault(key, (number, row))
+        self._rows.setdefault(key, row)
         if self.most is not None and len(self._rows) >= 2 * self.most:
             self._drop(self.most)
 
@@ -116,18 +117,12 @@ class _Sample:
         """The sample."""
         if self.most is not None and len(self._rows) > self.most:
             self._drop(self.most)
-        return [row for _, row in self._rows.values()]
+        return list(self._rows.values())
 
     def _drop(self, most: int) -> None:
         self.left_out = True
-        self._bound = sorted(number for number, _ in self._rows.values())[most]
-        self._rows = {key: each for key, each in self._rows.items() if each[0] < self._bound}
-
-
-def hash_of(text: str, purpose: str = "") -> float:
-    """A number in [0, 1) that depends on the text alone; for another purpose an independent one."""
-    digest = blake2b(text.encode("utf-8", "replace"), digest_size=8, person=purpose.encode()).digest()
-    return int.from_bytes(digest) / 2**64
+        self._bound = sorted(self._rows)[most]
+        self._rows = {key: row for key, row in self._rows.items() if key < self._bound}
 
 
 def extract_prompt(prompt: Prompt, extract: Extract) -> Prompt | None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from operator import itemgetter
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from mapft.config import Config, TooLong
 from mapft.rewards.score import Score
-from mapft.sampling.prompts import PromptRow, hash_of, load_prompts
+from mapft.sampling.prompts import PromptRow, load_prompts
 from mapft.utils.errors import UserError
 from mapft.utils.text import text_of
 
@@ -98,7 +99,7 @@ def split(prompts: list[PromptRow], evaluation_fraction: float) -> tuple[list[Pr
     the first n prompts of a side are a random sample of it. An empty side (few prompts) gets the nearest prompt.
     UserError where all prompts have the same text.
     """
-    hashed = sorted(((hash_of(text_of(row.prompt)), row) for row in prompts), key=itemgetter(0))
+    hashed = sorted(((_hash(row), row) for row in prompts), key=itemgetter(0))
     distinct = sorted({number for number, _ in hashed})
     if len(distinct) < 2:
         raise UserError(
@@ -107,3 +108,8 @@ def split(prompts: list[PromptRow], evaluation_fraction: float) -> tuple[list[Pr
     held_out = min(max(sum(number < evaluation_fraction for number in distinct), 1), len(distinct) - 1)
     first = distinct[held_out]  # of training
     return [row for number, row in hashed if number >= first], [row for number, row in hashed if number < first]
+
+
+def _hash(row: PromptRow) -> float:
+    text = text_of(row.prompt).encode("utf-8", "replace")
+    return int.from_bytes(blake2b(text, digest_size=8).digest()) / 2**64

@@ -36,6 +36,7 @@ BENCHMARKS = {  # in the order of the file
     "mismatch": "how near PPO comes to p_lam on responses of an engine of another distribution",
     "engines": "tokens per second of transformers and vLLM; needs MAPFT_VLLM",
     "long": "memory, open files and disk over 10,000 iterations",
+    "scale": "a million samples, 64 values, a million stored responses, 2 GB of prompts",
     "run": "a complete run, and what runs share",
     "ui": "moving a slider of the palette page, 20,000 samples of 6 values",
 }
