@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from mapft.config import Config, ModeConfig, identity
 from mapft.config.config import RESULT_GROUPS
@@ -30,6 +29,7 @@ from mapft.sampling.split import PromptSplit
 from mapft.tracking.trackers import check_trackers
 from mapft.utils.errors import UserError
 from mapft.utils.files import cannot_write, remove_leftovers
+from mapft.utils.locks import Held, SharedLock
 from mapft.utils.redact import redact
 from mapft.utils.terminal import Update, make_console, progress
 
@@ -87,17 +87,19 @@ class Run:
             yield
             return
         try:
-            lock = FileLock(self.folder.lock).acquire(timeout=0)
-        except Timeout as error:
+            lock = SharedLock(self.folder.lock).acquire(wait=False)
+        except Held as error:
             raise UserError(
-                f"{self.folder.path} is locked by another process; wait for it, or choose another run_dir=."
+                f"{self.folder.path} is locked by {error}; wait for it, or choose another run_dir=."
             ) from error
         except OSError as error:
             raise cannot_write(self.folder.path, error) from error
-        with lock:
+        try:
             remove_leftovers(self.folder.path)
             self._record()
             yield
+        finally:
+            lock.release()
 
     def _record(self) -> None:
         """Write config.json, or compare the one that is there with this run."""

@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, locks, and readers that name an invalid file."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from mapft.utils.errors import UserError
+from mapft.utils.locks import SharedLock, own_name
 
 TEMPORARY = ".mapft-tmp"  # ends the name of a file or folder that is being written
 
@@ -21,7 +20,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> Path:
     """Write to a neighbouring temporary file, then rename; a killed write leaves the old file or none."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+        temporary = path.with_name(f".{path.name}.{own_name()}{TEMPORARY}")
         try:
             write(temporary)
             temporary.replace(path)
@@ -115,11 +114,11 @@ def remove_leftovers(folder: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def locked(entry: Path) -> FileLock:
-    """A lock for the one process that writes the entry; the system releases it when that process dies."""
+def locked(entry: Path) -> SharedLock:
+    """A lock for the one process that writes the entry; others wait for it."""
     locks = entry.parent / ".locks"
     try:
         locks.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(locks, error) from error
-    return FileLock(locks / entry.name)
+    return SharedLock(locks / entry.name)
