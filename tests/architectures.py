@@ -48,7 +48,8 @@ CONVOLUTION = {"layer_types": ["conv", "full_attention"]}
 OWN_SIZES = {
     **dict.fromkeys(["axk1", "axk2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "glm4_moe_lite"], LATENT),
     **dict.fromkeys(["glm_moe_dsa", "minicpm3", "sarvam_mla", "youtu"], LATENT),
-    **dict.fromkeys(["bailing_hybrid", "kimi_linear"], LATENT | LINEAR),
+    "bailing_hybrid": LATENT | LINEAR,
+    "kimi_linear": LATENT | LINEAR | {"linear_num_heads": 4, "linear_head_dim": 8},
     **dict.fromkeys(["qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "olmo_hybrid"], LINEAR),
     "bamba": MAMBA | {"attn_layer_indices": [1]},
     "codegen": {"rotary_dim": 8},
