@@ -4,9 +4,12 @@ mapft launch NAME [--processes N] [--precision no|fp16|bf16] [options of acceler
 """
 
 import argparse
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from subprocess import CalledProcessError
 
 from mapft.commands import RUN_COMMANDS
 from mapft.config.launch import LAUNCHERS
@@ -22,14 +25,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="NAME ...", help=f"NAME: {', '.join(LAUNCHERS)}")
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Replace this process by `accelerate launch`."""
+def main(arguments: argparse.Namespace) -> int:
+    """Do what `accelerate launch` does, but without its traceback where a process of the run fails."""
     words, environment = command_line(arguments.words)
-    os.execve(sys.executable, words, environment)
+    os.environ |= environment
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)  # reported below
+    try:
+        launch_command(launch_command_parser().parse_args(words))
+    except CalledProcessError as error:
+        return report_failure([error.returncode])
+    except ChildFailedError as error:
+        return report_failure([failure.exitcode for failure in error.failures.values()])
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
+
+
+def report_failure(codes: Sequence[int]) -> int:
+    """Exit code of the launcher, given those of the processes that failed here.
+
+    A process that fails prints why, unless a signal killed it (code < 0), which is printed here. SIGTERM is the
+    launcher's own, to the processes that are left.
+    """
+    if killed := [-code for code in codes if code < 0 and code != -signal.SIGTERM]:
+        name = signal.Signals(killed[0]).name
+        print(f"mapft: a process of this run was killed ({name}); repeat the command to continue.", file=sys.stderr)
+    return max(1, *codes)
 
 
 def command_line(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """(arguments, environment) of `accelerate launch`; processes and precision fit this machine where not given.
+    """(arguments, variables) for `accelerate launch`; processes and precision fit this machine where not given.
 
     On several machines the file, or --processes, says how many processes there are on all of them together. The
     command's settings get launch=NAME, so that the run records how it was launched.
@@ -55,8 +84,7 @@ def command_line(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     command, overrides = (rest[0], rest[1:]) if rest and rest[0] in RUN_COMMANDS else ("run", rest)
     recorded = [f"launch={name}", *([f"launch.processes={processes}"] if processes else [])]
     file = str(shipped("launch").absolute() / f"{name}.yaml")
-    accelerate = ["-m", "accelerate.commands.launch", "--config_file", file, "--mixed_precision", precision]
+    accelerate = ["--config_file", file, "--mixed_precision", precision]
     accelerate += ["--num_processes", processes] if processes else []
     accelerate += [word for pair in options.items() for word in pair]
-    environment = dict(os.environ) | ({} if gpus else {"DS_ACCELERATOR": "cpu"})
-    return [sys.executable, *accelerate, "-m", "mapft", command, *recorded, *overrides], environment
+    return [*accelerate, "-m", "mapft", command, *recorded, *overrides], {} if gpus else {"DS_ACCELERATOR": "cpu"}

@@ -14,7 +14,8 @@ def report(error: BaseException, job: str = "") -> int:
     from mapft.config.compose import describe_error, is_composition_error
 
     if lost_process(error):
-        print("mapft: another process of this run has ended; its own message says why.", file=sys.stderr)
+        lost = "another process of this run has ended or cannot be reached"
+        print(f"mapft: {lost}; see its log, and repeat the command to continue.", file=sys.stderr)
         return 1
     about_file = "" if isinstance(error, UserError) else file_error(error)
     internal = not about_file and not isinstance(error, UserError) and not is_composition_error(error)

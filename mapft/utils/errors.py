@@ -8,7 +8,9 @@ from contextlib import contextmanager
 
 TORCH_SAVE = re.compile("failed writing file|iostream error")  # how torch.save says that a disk is full
 OUT_OF_MEMORY = re.compile("OutOfMemory|out of memory|can't allocate memory|CUDNN_STATUS_NOT_SUPPORTED")
-LOST = re.compile("gloo/transport|recvValue failed|remote process has terminated")  # of torch.distributed
+LOST = re.compile(  # of torch.distributed
+    "gloo/transport|recvValue failed|remote process has terminated|ncclRemoteError"
+)
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS}
 
 

@@ -1,11 +1,15 @@
 """`mapft launch`. Truth: the command line of accelerate, and a run under DeepSpeed to its closing table."""
 
 import json
+import signal
 import subprocess
 import sys
+from subprocess import CalledProcessError
 
 import pytest
 import yaml
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from mapft.cli import main
 from mapft.commands import launch
@@ -20,7 +24,7 @@ from tests.worlds import SMALL, own
 def test_processes_and_precision_fit_the_machine(monkeypatch, gpus, processes, precision):
     monkeypatch.setattr(launch, "visible_gpus", lambda: gpus)
     words, environment = launch.command_line(["zero2", "--", "experiment=own", "seed=1"])
-    options = dict(zip(words[3:9:2], words[4:9:2], strict=True))
+    options = dict(zip(words[:6:2], words[1:6:2], strict=True))
     assert options["--config_file"].endswith("launch/zero2.yaml")
     assert (options["--num_processes"], options["--mixed_precision"]) == (processes, precision)
     recorded = ["launch=zero2", f"launch.processes={processes}"]
@@ -56,9 +60,36 @@ def test_invalid_words_are_one_sentence(words, message):
 
 def test_words_after_the_dashes_belong_to_the_command(monkeypatch):
     started = []
-    monkeypatch.setattr(launch.os, "execve", lambda path, words, environment: started.append(words))
+    monkeypatch.setattr(launch, "visible_gpus", lambda: 1)
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", started.append)
     assert main(["launch", "cpu", "--debug", "--", "train", "--debug", "seed=1"]) == 0
-    assert started[0][-2:] == ["--debug", "seed=1"]
+    assert started[0].training_script_args[-2:] == ["--debug", "seed=1"]
+
+
+KILLED = "mapft: a process of this run was killed (SIGKILL); repeat the command to continue.\n"
+
+
+def failed(*codes: int) -> ChildFailedError:
+    return ChildFailedError("mapft", {rank: ProcessFailure(rank, 0, code, "") for rank, code in enumerate(codes)})
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (failed(2, -signal.SIGTERM), 2, ""),
+        (failed(1, -signal.SIGKILL), 1, KILLED),
+        (CalledProcessError(2, "mapft"), 2, ""),
+        (SignalException("", signal.SIGINT), 130, ""),
+    ],
+)
+def test_the_launcher_adds_a_sentence_only_where_a_process_could_not(monkeypatch, capfd, error, code, printed):
+    def launch_command(_):
+        raise error
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", launch_command)
+    monkeypatch.setattr(launch, "visible_gpus", lambda: 1)
+    assert main(["launch", "gpu"]) == code
+    assert capfd.readouterr().err == printed
 
 
 def test_compare_needs_one_process(monkeypatch, capfd):

@@ -108,4 +108,5 @@ def test_the_loss_of_another_process_is_recognised(tmp_path):
     processes = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True, cwd=root) for each in commands]
     told = [process.communicate(timeout=120)[0].split() for process in processes]
     assert told == [["True"], []]
+    assert lost_process(RuntimeError("ncclRemoteError: A call failed possibly due to a network error"))
     assert not lost_process(chained(ConnectionResetError("Connection reset by peer"), UserError("The judge is away.")))
