@@ -1,18 +1,14 @@
-"""One optimizer step, or three with checkpoints: `python -m tests.ppo.one_step FOLDER [checkpoint] [die]`.
-
-die: the last process kills itself after the second step.
+"""One optimizer step, or three with checkpoints: `python -m tests.ppo.one_step FOLDER [checkpoint]`.
 
 Responses depend on the prompt alone, so however the eight prompts are split over processes, the step must be the same.
 Adam's epsilon of 1 makes a step proportional to its gradient; the schedule falls, so a resumed run must restore it.
 """
 
 import os
-import signal
 import sys
 from pathlib import Path
 
 import torch
-from transformers import TrainerCallback
 
 from mapft.ppo.trl_seam import Responses
 from tests.ppo import tabular
@@ -21,15 +17,7 @@ from tests.ppo.trainers import make_trainer, table_reward
 GLOBAL = len(tabular.PROMPTS)
 
 
-class Death(TrainerCallback):
-    """After the second step, of the last process."""
-
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == 2 and args.process_index == args.world_size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def main(folder: Path, checkpoint: bool, die: bool) -> None:
+def main(folder: Path, checkpoint: bool) -> None:
     rows = GLOBAL // int(os.environ.get("WORLD_SIZE", "1"))
     trainer = make_trainer(
         folder,
@@ -55,8 +43,6 @@ def main(folder: Path, checkpoint: bool, die: bool) -> None:
         return Responses(tokenizer(prompts)["input_ids"], ids, tokenizer.batch_decode(ids))
 
     trainer.responses = responses
-    if die:
-        trainer.add_callback(Death())
     trainer.train()
     trainer.save_model(str(folder / "adapter"))
     trainer.accelerator.end_training()
@@ -64,4 +50,4 @@ def main(folder: Path, checkpoint: bool, die: bool) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]), "checkpoint" in sys.argv, "die" in sys.argv)
+    main(Path(sys.argv[1]), "checkpoint" in sys.argv)
