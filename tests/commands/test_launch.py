@@ -1,6 +1,7 @@
 """`mapft launch`. Truth: the command line of accelerate, and a run under DeepSpeed to its closing table."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -119,3 +120,33 @@ def test_the_main_job_under_deepspeed(tmp_path, name):
     assert json.loads((folder / "config.json").read_text())["config"]["launch"]["name"] == name
     assert json.loads((folder / "training.json").read_text())["lam"]["vowels"] > 0
     assert json.loads((folder / "evaluation.json").read_text())["policies"]["tuned"]["kl"]["mean"] != 0
+
+
+# Stand-ins for SLURM: srun starts the task on two nodes, and ends both when one fails.
+SLURM = {
+    "scontrol": "printf '%s\\n' 127.0.0.1 127.0.0.2",
+    "srun": """while [[ $1 == --* ]]; do shift; done
+        for node in 0 1; do SLURM_NODEID=$node "$@" & done
+        wait -n && wait -n || { kill $(jobs -p); exit 1; }""",
+    "mapft": f'exec {sys.executable} -m mapft "$@"',
+}
+
+
+@pytest.mark.slow
+def test_the_batch_script_for_slurm_trains_on_all_nodes(tmp_path):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed (pip install 'mapft[deepspeed]')")
+    for name, script in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
+    job |= {"SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    steps = "trainer={total_episodes: 16, per_device_train_batch_size: 4, num_mini_batches: 1, num_ppo_epochs: 1}"
+    overrides = own(worlds.build(tmp_path), tmp_path / "runs", steps, f"run_dir={tmp_path / 'run'}")
+    command = [shipped("launch") / "slurm.sh", "train", *overrides]
+    done = subprocess.run(command, env=os.environ | job, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "run/adapter").exists()
+    settings = json.loads((tmp_path / "run/config.json").read_text())["config"]["launch"]
+    assert (settings["name"], settings["processes"]) == ("multi_node", 2)
+    first, *_ = (tmp_path / "run/logs.jsonl").read_text().splitlines()
+    assert json.loads(first)["episodes"] == 2 * 4
