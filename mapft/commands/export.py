@@ -1,7 +1,6 @@
 """`mapft export`: the tuned model without an adapter, and model cards."""
 
 import dataclasses
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from mapft.pipeline.run import Run
 from mapft.pipeline.train import check as check_trainable
 from mapft.utils.errors import UserError
 from mapft.utils.files import TEMPORARY, write_text
+from mapft.utils.locks import own_name
 
 
 def check(run: Run) -> None:
@@ -31,7 +31,7 @@ def export(run: Run) -> Path:
 
     folder = run.folder
     if not folder.merged.exists():
-        temporary = folder.path / f".{folder.merged.name}.{os.getpid()}{TEMPORARY}"
+        temporary = folder.path / f".{folder.merged.name}.{own_name()}{TEMPORARY}"
         write_merged(run.config.model, folder.adapter, temporary)
         temporary.rename(folder.merged)
     evaluation, record = artifacts.read_evaluation(folder), artifacts.read_run_record(folder)

@@ -48,12 +48,14 @@ def main(arguments: argparse.Namespace) -> int:
 def report_failure(codes: Sequence[int]) -> int:
     """Exit code of the launcher, given those of the processes that failed here.
 
-    A process that fails prints why, unless a signal killed it (code < 0), which is printed here. SIGTERM is the
-    launcher's own, to the processes that are left.
+    A process that fails prints why, unless a signal killed it (code < 0), which is printed here. Where others failed, a
+    SIGTERM is the launcher's own, to the processes that were left.
     """
-    if killed := [-code for code in codes if code < 0 and code != -signal.SIGTERM]:
-        name = signal.Signals(killed[0]).name
-        print(f"mapft: a process of this run was killed ({name}); repeat the command to continue.", file=sys.stderr)
+    first, *_ = [code for code in codes if code != -signal.SIGTERM] or codes
+    if first < 0:
+        name = signal.Signals(-first).name
+        cause = f"{name}, often for lack of memory" if first == -signal.SIGKILL else name
+        print(f"mapft: a process of this run was killed ({cause}); repeat the command to continue.", file=sys.stderr)
     return max(1, *codes)
 
 

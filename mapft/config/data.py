@@ -40,7 +40,7 @@ class DataConfig(Settings):
     extract: Extract = setting(Extract.whole, "Which part of a text is the prompt.")
     max_prompts: int | None = setting(
         200_000,
-        "Of a file with more distinct prompts, a random sample of this size is used.",
+        "Of a file with more distinct rows, a random sample of this size is used.",
         at_least=2,
         null="use all of them",
     )

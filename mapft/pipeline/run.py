@@ -29,7 +29,7 @@ from mapft.sampling.split import PromptSplit
 from mapft.tracking.trackers import check_trackers
 from mapft.utils.errors import UserError
 from mapft.utils.files import cannot_write, remove_leftovers
-from mapft.utils.locks import Held, SharedLock
+from mapft.utils.locks import LockHeld, SharedLock
 from mapft.utils.redact import redact
 from mapft.utils.terminal import Update, make_console, progress
 
@@ -88,7 +88,7 @@ class Run:
             return
         try:
             lock = SharedLock(self.folder.lock).acquire(wait=False)
-        except Held as error:
+        except LockHeld as error:
             raise UserError(
                 f"{self.folder.path} is locked by {error}; wait for it, or choose another run_dir=."
             ) from error

@@ -122,10 +122,12 @@ class RolloutTrainer(ResumableTrainer):
         scores_BV = self.raw_scores(len(completion_ids))
         ref_logp_B = (batch["ref_logp"] * batch["mask"]).sum(dim=1).tolist()
         size = self.args.num_generations
+        groups = []
         for first in range(0, len(completion_ids), size):
             rows, prompt_mask = slice(first, first + size), batch["prompt_mask"][first].bool()
             prompt_ids = batch["prompt_ids"][first][prompt_mask].tolist()
-            self.replay.add([Group(prompt_ids, completion_ids[rows], scores_BV[rows], ref_logp_B[rows])])
+            groups.append(Group(prompt_ids, completion_ids[rows], scores_BV[rows], ref_logp_B[rows]))
+        self.replay.add(groups)
 
     def raw_scores(self, rows: int) -> list[list[float]]:
         """Raw scores of the last rollout's responses of this process, (B, V)."""
@@ -198,9 +200,9 @@ class RolloutTrainer(ResumableTrainer):
                 if self.args.critic_trunk == Trunk.reference:
                     features_BTD, returns_BT, mask_BT = (_as_one(arrays) for arrays in zip(*parts, strict=True))
                     self._fit(features_BTD, returns_BT, mask_BT, moments, self.seed_of("critic", step))
-        logp = logp_B.tolist()
-        for group in groups:
-            group.ref_logp, logp = logp[: len(group)], logp[len(group) :]
+        ends = np.cumsum([len(group) for group in groups])
+        for group, logp_K in zip(groups, np.split(logp_B, ends[:-1]), strict=True):
+            group.set_ref_logp(logp_K)
 
     def reference_pass(self, batch: Batch) -> tuple[list[float], Tensor]:
         """log p0(y|x) of every response in nats, and the critic's features (B, T, D) where the reference has them."""

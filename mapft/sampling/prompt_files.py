@@ -13,6 +13,7 @@ from mapft.playground.paths import resolve
 from mapft.utils.errors import UserError
 
 LONGEST_FIELD = 2**31 - 1  # characters in a field of a csv file
+BATCH = 1000  # rows of a parquet file that are in memory
 FILE_ENDINGS = (".jsonl", ".csv", ".parquet")
 Row = dict[str, Any]
 
@@ -36,8 +37,8 @@ def open_prompts(data: DataConfig, option: str) -> PromptFile:
     if path.suffix == ".jsonl":
         return PromptFile(lambda: _json_rows(path, data), lambda: _keys(_json_rows(path, data)))
     if path.suffix == ".csv":
-        return PromptFile(lambda: _csv_rows(path, data.path), lambda: _keys(_csv_rows(path, data.path)))
-    return PromptFile(lambda: _parquet_rows(path, data), lambda: _keys(_parquet_rows(path, data)))
+        return PromptFile(lambda: _csv_rows(path, data.path), lambda: _csv_header(path, data.path))
+    return PromptFile(lambda: _parquet_rows(path, data), lambda: _parquet_columns(path, data))
 
 
 def _keys(rows: Iterator[Row]) -> list[str]:
@@ -50,18 +51,17 @@ def _keys(rows: Iterator[Row]) -> list[str]:
 
 
 def _json_rows(path: Path, data: DataConfig) -> Iterator[Row]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                yield _json_row(line, number, data)
+
+
+def _json_row(line: bytes, number: int, data: DataConfig) -> Row:
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _json_row(line, number, data)
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise UserError(f"{data.path} is not UTF-8 ({error}); save it as UTF-8.") from error
-
-
-def _json_row(line: str, number: int, data: DataConfig) -> Row:
-    try:
-        row = json.loads(line)
+        raise UserError(f"Line {number} of {data.path} is not UTF-8 ({error}); save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise UserError(f"Line {number} of {data.path} is not JSON ({error}); write one object per line.") from error
     if not isinstance(row, dict):
@@ -73,14 +73,15 @@ def _parquet_rows(path: Path, data: DataConfig) -> Iterator[Row]:
     from pyarrow import parquet
 
     with _readable(data):
-        file = parquet.ParquetFile(path)
-    batches = file.iter_batches()
-    while True:
-        with _readable(data):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield from batch.to_pylist()  # pandas would make 3.0 of a 3 beside a null
+        for batch in parquet.ParquetFile(path).iter_batches(batch_size=BATCH):
+            yield from batch.to_pylist()  # pandas would make 3.0 of a 3 beside a null
+
+
+def _parquet_columns(path: Path, data: DataConfig) -> list[str]:
+    from pyarrow import parquet
+
+    with _readable(data):
+        return list(parquet.read_schema(path).names)
 
 
 @contextmanager
@@ -96,22 +97,36 @@ def _csv_rows(path: Path, name: str) -> Iterator[Row]:
 
     pandas would take the fields of a text with commas that is not quoted as an index, and leave them out.
     """
+    with _csv_lines(path, name) as lines:
+        header = _valid_header(next(lines, []), name)
+        for fields in filter(None, lines):
+            if len(fields) != len(header):
+                raise UserError(
+                    f"Line {lines.line_num} of {name} has {len(fields)} fields and its header {len(header)}; put "
+                    'texts that have commas, quotes or line breaks between "...".'
+                )
+            yield dict(zip(header, fields, strict=True))
+
+
+def _csv_header(path: Path, name: str) -> list[str]:
+    with _csv_lines(path, name) as lines:
+        return _valid_header(next(lines, []), name)
+
+
+@contextmanager
+def _csv_lines(path: Path, name: str) -> Iterator[Any]:
     csv.field_size_limit(LONGEST_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = next(reader, [])
-            if repeated := [column for column in header if header.count(column) > 1]:
-                raise UserError(f"{name} has more than one column {repeated[0]!r}; give every column its own name.")
-            for fields in filter(None, reader):
-                if len(fields) != len(header):
-                    raise UserError(
-                        f"Line {reader.line_num} of {name} has {len(fields)} fields and its header {len(header)}; put "
-                        'texts that have commas, quotes or line breaks between "...".'
-                    )
-                yield dict(zip(header, fields, strict=True))
+            yield csv.reader(file, strict=True)
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{name} cannot be read as csv in UTF-8: {error}.") from error
+
+
+def _valid_header(header: list[str], name: str) -> list[str]:
+    if repeated := [column for column in header if header.count(column) > 1]:
+        raise UserError(f"{name} has more than one column {repeated[0]!r}; give every column its own name.")
+    return header
 
 
 def _dataset(path: str, data: DataConfig, option: str) -> Any:

@@ -1,6 +1,7 @@
 """Prompts, and the columns of their rows that scores read, from a file or a dataset."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -60,23 +61,23 @@ def load_prompts(
     read = {name: columns_read(name, score, available) for name, score in scores.items()} if available else {}
     columns = sorted({column for names in read.values() for column in names})
     prompts = _Sample(data.max_prompts)
-    total = skipped = 0
-    for total, row in enumerate(file.read(), 1):
+    number = skipped = 0
+    for number, row in enumerate(file.read(), 1):
+        if number % REPORT_ROWS == 0:
+            report(f"{number:,} rows of {data.path} are read.")
         if data.column not in row:
             raise UserError(
-                f"Row {total} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
+                f"Row {number} of {data.path} has no column {data.column!r} (it has {', '.join(map(str, row))}); "
                 "set data.column to the column of the prompts."
             )
-        prompt = extract_prompt(_validated(row[data.column], total, data), data.extract)
+        prompt = extract_prompt(_validated(row[data.column], number, data), data.extract)
         if prompt is None:
             skipped += 1
             continue
-        prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, total, data) for name in columns})
-        _check_row(prompt_row, scores, read, total, data)
+        prompt_row = PromptRow(prompt, {name: _plain(row.get(name), name, number, data) for name in columns})
+        _check_row(prompt_row, scores, read, number, data)
         prompts.add(prompt_row)
-        if total % REPORT_ROWS == 0:
-            report(f"{total:,} rows of {data.path} are read.")
-    rows = prompts.rows()
+    rows, total = prompts.rows(), number
     if skipped:
         report(f"{skipped} of {total} rows of {data.path} have no prompt with data.extract={data.extract}.")
     if prompts.repeated and not prompts.left_out:
@@ -95,10 +96,10 @@ def load_prompts(
 
 
 class _Sample:
-    """The distinct rows that are added, in their order; of more than `most` those with the least hashes."""
+    """The distinct rows that are added, in their order; of more than `size` those with the least hashes."""
 
-    def __init__(self, most: int | None) -> None:
-        self.most, self.repeated, self.left_out = most, 0, False
+    def __init__(self, size: int | None) -> None:
+        self.size, self.repeated, self.left_out = size or math.inf, 0, False
         self._rows: dict[bytes, PromptRow] = {}  # by their hash
         self._bound = b"\xff" * HASH_BYTES  # rows that can still be kept have less
 
@@ -110,18 +111,18 @@ class _Sample:
             return
         self.repeated += key in self._rows
         self._rows.setdefault(key, row)
-        if self.most is not None and len(self._rows) >= 2 * self.most:
-            self._drop(self.most)
+        if len(self._rows) >= 2 * self.size:
+            self._drop()
 
     def rows(self) -> list[PromptRow]:
         """The sample."""
-        if self.most is not None and len(self._rows) > self.most:
-            self._drop(self.most)
+        if len(self._rows) > self.size:
+            self._drop()
         return list(self._rows.values())
 
-    def _drop(self, most: int) -> None:
+    def _drop(self) -> None:
         self.left_out = True
-        self._bound = sorted(self._rows)[most]
+        self._bound = sorted(self._rows)[int(self.size)]
         self._rows = {key: row for key, row in self._rows.items() if key < self._bound}
 
 

@@ -6,6 +6,7 @@ Another machine takes the lock over once the record was not renewed for ABANDONE
 what NFS has: exclusive creation, atomic renaming, and that an opened file has what was written and closed before.
 """
 
+import errno
 import logging
 import os
 import socket
@@ -13,37 +14,53 @@ import threading
 import time
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 
+from mapft.utils.errors import UserError
+
 logger = logging.getLogger(__name__)
 
-RENEWAL, ABANDONED = 5.0, 30.0  # seconds
+RENEWAL, ABANDONED = 5.0, 60.0  # seconds
 ANY_TIME, AT_ONCE = -1, 0  # how long FileLock waits
+GONE = {errno.ENOENT, errno.ESTALE}  # also where another machine has removed the file
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-class Held(Exception):
+class LockHeld(Exception):
     """Another process, named by the message, holds the lock."""
+
+
+class Record(NamedTuple):
+    """Who holds a lock, as PID@MACHINE, and when the record was renewed, ns."""
+
+    owner: str
+    renewed: int
 
 
 class SharedLock:
     """The lock `path`, with the record `path`.owner; as a context manager it waits until it holds it."""
 
     def __init__(self, path: Path) -> None:
-        self.record = path.with_name(f"{path.name}.owner")
-        self._lock, self._released = FileLock(path), threading.Event()
-        self._name, self._renewals = own_name(), 0
+        self.path, self.record = path, path.with_name(f"{path.name}.owner")
+        self._lock, self._name, self._released = FileLock(path), own_name(), threading.Event()
 
     def acquire(self, *, wait: bool) -> "SharedLock":
-        """Hold the lock. Without `wait`, Held where another process has it."""
+        """Hold the lock. Without `wait`, LockHeld where another process has it; UserError where there are no locks."""
         try:
             self._lock.acquire(timeout=ANY_TIME if wait else AT_ONCE)
         except Timeout as error:
-            raise Held("another process") from error
+            raise LockHeld("another process") from error
+        except (NotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            raise UserError(
+                f"{self.path} cannot be locked ({error}); choose output=..., or the environment variable MAPFT_CACHE, "
+                "on a file system that has locks."
+            ) from error
         try:
-            while not self._claim():
-                if not self._abandoned() and not wait:
-                    raise Held(f"the process {self._owner()}")
+            self._claim(wait)
         except BaseException:
             self._lock.release()
             raise
@@ -56,7 +73,7 @@ class SharedLock:
         """Remove the record and end the lock."""
         self._released.set()
         self._renewal.join()
-        if self._owner() == self._name:
+        if (held := self._read()) and held.owner == self._name:
             self.record.unlink(missing_ok=True)
         self._lock.release()
 
@@ -68,51 +85,86 @@ class SharedLock:
         """Release it."""
         self.release()
 
-    def _claim(self) -> bool:
-        """Create the record, in the place of one that a process of this machine left when it died."""
-        if machine_of(self._owner()) == machine_of(self._name):
-            self.record.unlink(missing_ok=True)
+    def _claim(self, wait: bool) -> None:
+        """Create the record, once no other process has one."""
+        told = taken_over = False
+        while True:
+            held = self._read()
+            if held is None:
+                if self._create():
+                    if taken_over:  # another machine, which saw the same, may have removed this record
+                        time.sleep(RENEWAL)
+                    if (held := self._read()) and held.owner == self._name:
+                        return
+            elif machine_of(held.owner) == machine_of(self._name):  # its process has died: the lock was free
+                self._remove(held)
+            else:
+                if not told:
+                    logger.warning(f"{held.owner} holds {self.path}; in {ABANDONED:.0f} s it is known whether it runs.")
+                told = True
+                if self._abandoned(held):
+                    self._remove(held)
+                    taken_over = True
+                elif not wait and (held := self._read()):
+                    raise LockHeld(f"the process {held.owner}")
+
+    def _create(self) -> bool:
         try:
             with self.record.open("x") as record:
-                record.write(self._text())
+                record.write(self._name)
         except FileExistsError:
             return False
         return True
 
-    def _abandoned(self) -> bool:
-        """Whether the record stays as it is for ABANDONED seconds; it is removed then."""
-        text, begin = self._read(), time.monotonic()
-        lock = self.record.with_suffix("")
-        logger.warning(f"{self._owner()} holds {lock}; within {ABANDONED:.0f} s it is known whether it still runs.")
-        while time.monotonic() - begin < ABANDONED:
-            time.sleep(RENEWAL / 5)
-            if self._read() != text:
+    def _abandoned(self, held: Record) -> bool:
+        """Whether the record stays as it is for ABANDONED seconds in which this process runs."""
+        poll = RENEWAL / 5
+        for _ in range(round(ABANDONED / poll)):
+            time.sleep(poll)
+            if self._read() != held:
                 return False
-        stale = self.record.with_name(f"{self.record.name}.{self._name}")
-        try:
-            self.record.rename(stale)  # of several machines, one can
-        except FileNotFoundError:
-            return False
-        stale.unlink()
         return True
+
+    def _remove(self, held: Record) -> None:
+        """Remove this record, and no other one that has come in its place."""
+        removed = self.record.with_name(f"{self.record.name}.{self._name}")
+        try:
+            self.record.rename(removed)
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+            return
+        if _read(removed) != held:
+            removed.rename(self.record)
+        removed.unlink(missing_ok=True)
 
     def _renew(self) -> None:
         while not self._released.wait(RENEWAL):
-            if self._owner() == self._name:
-                self._renewals += 1
-                self.record.write_text(self._text())
+            try:
+                held = self._read()
+                if held is None or held.owner != self._name:
+                    logger.error(
+                        f"{self.path} was taken over by {held.owner if held else 'another process'}, because this "
+                        f"process did not renew it for {ABANDONED:.0f} s; end one of the two."
+                    )
+                    return
+                os.utime(self.record)
+            except OSError as error:
+                logger.warning(f"{self.record} cannot be renewed ({error}); another machine may take the lock over.")
 
-    def _text(self) -> str:
-        return f"{self._name} {self._renewals}"
+    def _read(self) -> Record | None:
+        return _read(self.record)
 
-    def _read(self) -> str:
-        try:
-            return self.record.read_text()
-        except FileNotFoundError:
-            return ""
 
-    def _owner(self) -> str:
-        return self._read().partition(" ")[0]
+def _read(path: Path) -> Record | None:
+    """The record, of an opened file, as a network file system may remember an older state of others."""
+    try:
+        with path.open() as file:
+            return Record(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
+        return None
 
 
 def own_name() -> str:

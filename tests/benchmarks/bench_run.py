@@ -1,4 +1,4 @@
-"""A run on the playground, then a run with a second palette, then the same command again; and how soon things begin.
+"""A run on the playground, then a run with a second palette, then the same command again; and times to start.
 
     python -m tests.benchmarks.bench_run
 

@@ -83,8 +83,10 @@ def replay() -> None:
 def prompts() -> None:
     """A file of 2 GB, 2,000,000 prompts of 1000 characters, of which 200,000 are used."""
     from mapft.config import DataConfig
+    from mapft.rewards import parse
     from mapft.sampling.prompts import load_prompts
 
+    scores = parse({"brief": {"kind": "length"}})
     random = Random(0)
     words = ["".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=random.randint(2, 9))) for _ in range(5000)]
     with tempfile.TemporaryDirectory() as folder:
@@ -95,7 +97,7 @@ def prompts() -> None:
         print(f"    file: {path.stat().st_size / MB:.0f} MB")
         before = peak()
         with timed("read"):
-            rows = load_prompts(DataConfig(path=str(path)), report=lambda sentence: print(f"    {sentence}"))
+            rows = load_prompts(DataConfig(path=str(path)), scores, report=lambda sentence: print(f"    {sentence}"))
         print(f"    {len(rows)} prompts, peak memory {peak() - before:.0f} MB more than before")
 
 

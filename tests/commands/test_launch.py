@@ -67,7 +67,8 @@ def test_words_after_the_dashes_belong_to_the_command(monkeypatch):
     assert started[0].training_script_args[-2:] == ["--debug", "seed=1"]
 
 
-KILLED = "mapft: a process of this run was killed (SIGKILL); repeat the command to continue.\n"
+KILLED = "mapft: a process of this run was killed ({}); repeat the command to continue.\n"
+MEMORY = "SIGKILL, often for lack of memory"
 
 
 def failed(*codes: int) -> ChildFailedError:
@@ -78,7 +79,9 @@ def failed(*codes: int) -> ChildFailedError:
     ("error", "code", "printed"),
     [
         (failed(2, -signal.SIGTERM), 2, ""),
-        (failed(1, -signal.SIGKILL), 1, KILLED),
+        (failed(-signal.SIGTERM, -signal.SIGKILL), 1, KILLED.format(MEMORY)),
+        (failed(-signal.SIGTERM, -signal.SIGTERM), 1, KILLED.format("SIGTERM")),
+        (CalledProcessError(-signal.SIGTERM, "mapft"), 1, KILLED.format("SIGTERM")),
         (CalledProcessError(2, "mapft"), 2, ""),
         (SignalException("", signal.SIGINT), 130, ""),
     ],
@@ -139,7 +142,12 @@ def test_the_batch_script_for_slurm_trains_on_all_nodes(tmp_path):
         (tmp_path / name).write_text(f"#!/bin/bash\n{script}\n")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2"}
-    job |= {"SLURM_GPUS_ON_NODE": "1", "CUDA_VISIBLE_DEVICES": "", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    job |= {
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_GPUS_ON_NODE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+    }
     steps = "trainer={total_episodes: 16, per_device_train_batch_size: 4, num_mini_batches: 1, num_ppo_epochs: 1}"
     overrides = own(worlds.build(tmp_path), tmp_path / "runs", steps, f"run_dir={tmp_path / 'run'}")
     command = [shipped("launch") / "slurm.sh", "train", *overrides]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,8 @@ def kill(node: psutil.Popen) -> None:
     """The launcher, and its process of the run."""
     if node.poll() is None:
         for process in [*node.children(recursive=True), node]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         node.wait()
 
 
@@ -100,11 +101,13 @@ def test_two_nodes_train_as_one_also_after_a_node_has_died(tmp_path, network, ba
     whole, run, logs = tmp_path / "whole", tmp_path / "run", [tmp_path / "0.log", tmp_path / "1.log"]
     metrics = run / "logs.jsonl"
     overrides = worlds.own(worlds.build(tmp_path), tmp_path / "runs", *STEPS)
-    subprocess.run(mapft([backend], [*overrides, f"run_dir={whole}"]), env=ENVIRONMENT, check=True)
+    subprocess.run(mapft([backend], [*overrides, f"run_dir={whole}"]), env=ENVIRONMENT, check=True, timeout=SECONDS)
     overrides += [f"run_dir={run}"]
 
     with both(network, launch, overrides, logs) as nodes:
+        end = time.monotonic() + SECONDS
         while not metrics.exists() or metrics.read_text().count("\n") < 3:
+            assert time.monotonic() < end, logs[0].read_text()[-3000:]
             assert [node.poll() for node in nodes] == [None, None], logs[0].read_text()[-3000:]
             time.sleep(0.01)
         kill(nodes[dead])

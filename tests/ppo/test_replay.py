@@ -6,7 +6,7 @@ import torch
 
 from mapft.ppo import ppo_trainer
 from mapft.ppo.loss import variance_loss
-from mapft.ppo.replay import Group, ReplayStore, distinct
+from mapft.ppo.replay import Group, ReplayStore, distinct, read_groups
 from mapft.utils.errors import UserError
 from tests.ppo import tabular
 from tests.ppo.trainers import LAM, make_trainer, stored_responses, table_reward
@@ -97,6 +97,33 @@ def test_a_store_is_read_as_it_was_and_distributed_anew_over_other_processes(tmp
     for process, share in enumerate(shares):
         share.load(tmp_path / "replay.pt", process, processes=2)
     assert sorted(one.prompt_ids[0] for share in shares for one in share.groups) == [0, 1, 2, 3, 4]
+
+
+def test_groups_of_any_sizes_are_read_as_they_were(tmp_path):
+    saved = ReplayStore(100, lambda scores_NV: scores_NV[:, 0], ["first", "second"])
+    saved.add(
+        [
+            Group([1, 2, 3], [[4], [5, 6], [7, 8, 9]], [[0.1, 1.0], [0.2, 2.0], [0.3, 3.0]], [-1.0, -2.0, -3.0]),
+            Group([2**31 - 1], [[], [10, 11]], [[0.4, 4.0], [0.5, 5.0]], []),
+        ]
+    )
+    saved.save(tmp_path / "replay.pt", is_main=True)
+    read = store()
+    read.load(tmp_path / "replay.pt", process=0, processes=1)
+    assert read.groups == saved.groups
+    assert [list(scores) for scores in read_groups(tmp_path / "replay.pt", ["second"])[0].scores] == [[1], [2], [3]]
+    assert [list(scores) for scores in read_groups(tmp_path / "replay.pt", ["second", "first"])[1].scores] == [
+        [4, 0.4],
+        [5, 0.5],
+    ]
+
+
+def test_a_store_of_the_version_before_is_one_sentence(tmp_path):
+    """It had lists of groups in the place of arrays."""
+    group = {"prompt_ids": [1], "completion_ids": [[2], [3]], "scores": [[0.1], [0.2]], "ref_logp": []}
+    torch.save({"columns": ["first"], "stores": [[group]]}, tmp_path / "replay.pt")
+    with pytest.raises(UserError, match=r"replay.pt is invalid .*; move it away"):
+        read_groups(tmp_path / "replay.pt", ["first"])
 
 
 # ---------------------------------------------------------------------- training

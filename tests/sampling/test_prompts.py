@@ -130,7 +130,9 @@ def test_of_a_long_file_a_random_sample_is_used_that_does_not_depend_on_the_orde
     assert told == [f"{path} has 10000 rows; a random sample of 400 is used (data.max_prompts)."]
     assert chosen == sorted(chosen)
     assert len(set(chosen)) == 400
-    assert abs(np.mean([int(text) for text in chosen]) - 5000) < 4 * 10_000 / np.sqrt(12 * 400)
+    numbers, sd = [int(text) for text in chosen], 10_000 / np.sqrt(12)
+    assert abs(np.mean(numbers) - 5000) < 4 * sd / np.sqrt(400)
+    assert abs(np.std(numbers) / sd - 1) < 4 / np.sqrt(5 * 400)  # of a uniform distribution
     assert abs(len(split_texts(chosen)[1]) - 100) < 4 * np.sqrt(400 * 0.25 * 0.75)
     assert set(sample(texts[::-1] + texts[:5000], 400)) == set(chosen)
     assert len(sample(texts, 10_000)) == len(sample(texts, None)) == 10_000
@@ -143,7 +145,7 @@ def test_a_long_file_is_not_held_in_memory(tmp_path):
     with (tmp_path / "p.jsonl").open("w") as file:
         file.writelines(f"{row[:-5]}{number:06d}{row[-2:]}\n" for number in range(50_000))
     tracemalloc.start()
-    rows = load_prompts(DataConfig(path=str(tmp_path / "p.jsonl"), max_prompts=1000))
+    rows = load_prompts(DataConfig(path=str(tmp_path / "p.jsonl"), max_prompts=1000), {"v": Reads()})
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(rows) == 1000
