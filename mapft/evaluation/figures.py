@@ -35,6 +35,8 @@ from mapft.evaluation.training_figures import trajectories, visits
 from mapft.palette import DualSolution, ScoreMatrix, pareto_front
 from mapft.utils.files import read_json
 
+MOST_VALUES = 6  # whose pairs are shown; 64 values have 2016 pairs
+
 
 def run_figures(
     folder: RunFolder, matrix: ScoreMatrix, evaluation: Evaluation, tables: Mapping[str, pd.DataFrame]
@@ -42,6 +44,7 @@ def run_figures(
     """Write all figures of a run to folder.figures; returns {file name without suffix: caption}."""
     solution, policies = evaluation.solution, evaluation.policies
     fronts = front_levels(matrix, solution, [solution.kl])
+    first_values = f" of the first {MOST_VALUES} values" if len(solution.targets) > MOST_VALUES else ""
     figures: dict[str, tuple[Callable[[bool], Figure | None], str]] = {
         "levels": (
             lambda wide: levels(evaluation, wide),
@@ -51,8 +54,8 @@ def run_figures(
         "prices": (lambda wide: prices(evaluation, wide), "What one more sd of each level costs at the margin."),
         "front": (
             lambda wide: front(solution, policies, fronts, wide=wide),
-            f"Levels in pairs. Curve: the best pairs of levels at {solution.kl:.2f} nats, the KL predicted for the "
-            "palette, all other values free. Shaded: both targets are met.",
+            f"Levels in pairs{first_values}. Curve: the best pairs of levels at {solution.kl:.2f} nats, the KL predicted "
+            "for the palette, all other values free. Shaded: both targets are met.",
         ),
         "distributions": (
             lambda wide: distributions(tables, solution, wide),
@@ -90,12 +93,17 @@ Front = tuple[float, dict[tuple[str, str], np.ndarray]]  # KL in nats, and the c
 
 def front_levels(matrix: ScoreMatrix, solution: DualSolution, kls: Sequence[float]) -> list[Front]:
     """The best pairs of levels within each KL, all other values free (paper, theorem 3)."""
-    pairs = list(combinations(solution.targets, 2))
+    pairs = value_pairs(solution)
     return [
         (kl, {pair: pareto_front(matrix, pair, 60, kl=kl, estimator=solution.estimator).levels_nV for pair in pairs})
         for kl in kls
         if kl > 0 and pairs
     ]
+
+
+def value_pairs(solution: DualSolution) -> list[tuple[str, str]]:
+    """All pairs of the first MOST_VALUES values with a target."""
+    return list(combinations(list(solution.targets)[:MOST_VALUES], 2))
 
 
 def front(
@@ -106,12 +114,12 @@ def front(
     families: Mapping[str, str] | None = None,
     wide: bool = True,
 ) -> Figure:
-    """Levels of every pair of values with a target: the policies, the palette, and the fronts of `front_levels`.
+    """Levels of the `value_pairs`: the policies, the palette, and the fronts of `front_levels`.
 
     palettes: a cross for each, instead of shading where the palette of `solution` is met. families: by policy;
     policies of a family share a marker.
     """
-    pairs = list(combinations(solution.targets, 2)) or [(next(iter(solution.targets)),) * 2]
+    pairs = value_pairs(solution) or [(next(iter(solution.targets)),) * 2]
     columns = min(len(pairs), 3 if wide else 1)
     figure, axes = panels(ceil(len(pairs) / columns), columns, wide, 2.6 if columns > 1 else 3.2)
     family_of = families or {name: name for name in policies}

@@ -35,6 +35,17 @@ def test_trajectories_join_the_visits_and_show_the_targets(tmp_path):
     assert lam_a.lines[1].get_ydata().tolist() == [1.2, 1.3]
 
 
+def test_of_many_values_the_pairs_of_the_first_are_shown():
+    """64 values have 2016 pairs, which no page has room for."""
+    names = [f"value_{number}" for number in range(64)]
+    matrix = ScoreMatrix(np.random.default_rng(0).normal(size=(400, 64)), names, np.repeat(np.arange(10), 40))
+    solution = solve_dual(matrix, Palette.of(matrix, sd=dict.fromkeys(names, 0.01)))
+    pairs = figures.value_pairs(solution)
+    assert pairs == [(names[i], names[j]) for i in range(6) for j in range(i + 1, 6)]
+    few = solve_dual(matrix, Palette.of(matrix, sd=dict.fromkeys(names[:6], 0.01)))
+    assert figures.value_pairs(few) == pairs
+
+
 def test_visits_show_lam_against_the_simultaneous_solution(tmp_path):
     visits = [
         {"value": "a", "lam": 1.0, "violation_sd": 0.5, "skipped": False},
