@@ -54,8 +54,8 @@ def run_figures(
         "prices": (lambda wide: prices(evaluation, wide), "What one more sd of each level costs at the margin."),
         "front": (
             lambda wide: front(solution, policies, fronts, wide=wide),
-            f"Levels in pairs{first_values}. Curve: the best pairs of levels at {solution.kl:.2f} nats, the KL predicted "
-            "for the palette, all other values free. Shaded: both targets are met.",
+            f"Levels in pairs{first_values}. Curve: the best pairs of levels at {solution.kl:.2f} nats, the KL "
+            "predicted for the palette, all other values free. Shaded: both targets are met.",
         ),
         "distributions": (
             lambda wide: distributions(tables, solution, wide),
