@@ -12,7 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -34,7 +34,7 @@ def values() -> None:
 
 
 def palette_page(rows: int, values: int, per_prompt: int = 20) -> None:
-    """Seconds of each request of the palette page, after the first one of the same kind where that fills a cache."""
+    """Seconds of the dual, and of the requests of the palette page."""
     from mapft.palette import Palette, ScoreMatrix, solve_dual
     from mapft.ui.board import Board
     from mapft.ui.page import Page
@@ -46,13 +46,13 @@ def palette_page(rows: int, values: int, per_prompt: int = 20) -> None:
     with timed("solve_dual, with its feasibility check"):
         solution = solve_dual(matrix, Palette.of(matrix, quantiles=dict.fromkeys(names, 0.55)))
     assert solution.lam, solution.sentence
-    request = {"unit": "quantile", "name": "mine", "pair": [0, 1]}
-    for position in (0.55, 0.56):
-        request["positions"] = [position] * values
-        which = "first" if position == 0.55 else "then"
-        for name in ("solve", "limits", "around", "bands"):
-            with timed(f"request {name}, {which}"):
-                page.handlers[f"/{name}"](request)
+    request = {"unit": "quantile", "name": "mine", "pair": [0, 1], "positions": [0.55] * values}
+    for name in ("solve", "limits", "around", "bands"):
+        with timed(f"request {name}, the first"):
+            page.handlers[f"/{name}"](request)
+    request["positions"] = [0.56] * values
+    with timed("request solve, a slider further"):
+        page.handlers["/solve"](request)
 
 
 def replay() -> None:
@@ -89,8 +89,8 @@ def prompts() -> None:
     scores = parse({"brief": {"kind": "length"}})
     random = Random(0)
     words = ["".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=random.randint(2, 9))) for _ in range(5000)]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "prompts.jsonl"
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        path = Path("prompts.jsonl")
         with path.open("w") as file:
             for _ in range(2_000_000):
                 file.write(json.dumps({"prompt": " ".join(random.choices(words, k=155))}) + "\n")
