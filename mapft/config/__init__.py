@@ -9,7 +9,7 @@ from mapft.config.batches import Batches
 from mapft.config.comparison import ComparisonConfig, Method
 from mapft.config.config import Config
 from mapft.config.data import DataConfig, Extract, TooLong
-from mapft.config.decoding import Choose, DecodingConfig
+from mapft.config.decoding import LEAST_DRAWS, Choose, DecodingConfig
 from mapft.config.dual import DualConfig, EstimatorName, OnInfeasible
 from mapft.config.engine import EngineConfig
 from mapft.config.evaluation import BASE, TUNED, EvaluationConfig, PolicyConfig
@@ -25,6 +25,7 @@ from mapft.config.trainer import PPOSettings, Schedule, TrainerConfig, Trunk
 
 __all__ = [
     "BASE",
+    "LEAST_DRAWS",
     "TUNED",
     "AdapterConfig",
     "Batches",

@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from mapft.config.fields import Settings, require, setting
 
+LEAST_DRAWS = 3  # responses to a prompt from which the density of `sample` is estimated
+
 
 class Choose(StrEnum):
     """How decoding picks one of n candidates: sampled by softmax(lam.r), the best, or by rejection (exactly p_lam)."""
@@ -13,6 +15,10 @@ class Choose(StrEnum):
     sample = "sample"
     best = "best"
     rejection = "rejection"
+
+    def kl_is_bound(self, samples_per_prompt: int) -> bool:
+        """Whether the KL of decoding is an upper bound, and not an estimate, with so many responses to a prompt."""
+        return self is Choose.best or (self is Choose.sample and samples_per_prompt < LEAST_DRAWS)
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ import pandas as pd
 from rich.console import Console
 from scipy.stats import norm
 
-from mapft.config import Choose, EvaluationConfig
+from mapft.config import BASE, TUNED, Choose, EvaluationConfig
 from mapft.evaluation.levels import mean_over_prompts
 from mapft.evaluation.page import estimate, interval
 from mapft.evaluation.result import Evaluation
@@ -18,7 +18,7 @@ ADJUSTED = "The requested palette is infeasible; these are the targets of the ne
 
 
 def print_closing(evaluation: Evaluation, console: Console) -> None:
-    """Predicted and realized levels, the KL, and where the adapter is."""
+    """Predicted and realized levels, the KL, the other policies, and where the adapter is."""
     headings, rows = closing_table(evaluation)
     print_table(console, headings, rows, title=f"Predicted and realized on {evaluation.prompts} held-out prompts")
     for sentence in closing_sentences(evaluation):
@@ -61,13 +61,30 @@ def closing_table(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
 
 def closing_sentences(evaluation: Evaluation) -> list[str]:
     """What stands below the table."""
-    sentences = kl_sentences(evaluation)
+    sentences = [*kl_sentences(evaluation), *policy_sentences(evaluation)]
     if evaluation.adjusted:
         sentences.append(ADJUSTED)
     if evaluation.visits:
         skipped = sum(visit["skipped"] for visit in evaluation.visits)
         sentences.append(f"{len(evaluation.visits)} visits, {skipped} of them skipped: {evaluation.end}")
     return [*sentences, f"Adapter: {evaluation.adapter}"]
+
+
+def policy_sentences(evaluation: Evaluation) -> list[str]:
+    """Gaps and KL of every policy beside base and tuned, and how much more that is than its levels need."""
+    sentences = []
+    for name, policy in evaluation.policies.items():
+        if name in (BASE, TUNED):
+            continue
+        gaps = [
+            f"{value} {(policy.levels[value].mean - result.target) / result.sd:+.3f}"
+            for value, result in evaluation.values.items()
+            if result.target is not None and result.sd > 0
+        ]
+        kl = f"at most {policy.kl.mean:.3f}" if policy.kl_is_bound else interval(policy.kl)
+        price = f", price ratio {interval(policy.price_ratio, digits=2)}" if policy.price_ratio else ""
+        sentences.append(f"{name}: gaps {', '.join(gaps)} sd, KL {kl} nats{price}.")
+    return sentences
 
 
 def kl_sentences(evaluation: Evaluation) -> list[str]:
@@ -230,7 +247,7 @@ def print_decoding(
         title=f"{len(answered)} responses to {answered['prompt_id'].nunique()} prompts",
     )
     ess, candidates = answered["ess"], answered["candidates"].mean()
-    bound = "about" if choose is Choose.rejection else "at most"
+    bound = "at most" if choose.kl_is_bound(int(answered.groupby("prompt_id").size().min())) else "about"
     console.print(
         f"Effective candidates: {ess.median():.1f} of {candidates:.1f} per response for the median prompt, "
         f"{ess.min():.1f} for the worst; KL to the base policy {bound} {answered['kl'].mean():.3f} nats "

@@ -27,7 +27,8 @@ class PolicyResult:
     """One policy on the held-out prompts. levels: by value. win_rate: against the base policy, by value.
 
     kl: to the base policy in nats. tokens: per response. distinct_2: unique word pairs / word pairs of a response.
-    truncated: share of responses truncated at the length limit. responses: number of scored responses.
+    truncated: share of responses truncated at the length limit. responses: number of scored responses. kl_is_bound:
+    whether kl is an upper bound. price_ratio: as in `Evaluation`, of a policy beside base and tuned.
     """
 
     levels: dict[str, Estimate]
@@ -37,6 +38,8 @@ class PolicyResult:
     distinct_2: Estimate
     truncated: Estimate
     responses: int
+    kl_is_bound: bool = False
+    price_ratio: Estimate | None = None
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "PolicyResult":
@@ -46,7 +49,8 @@ class PolicyResult:
         }
         for name in ("levels", "win_rate"):
             estimates[name] = {value: Estimate(**estimate) for value, estimate in plain[name].items()}
-        return cls(**estimates, responses=plain["responses"])
+        estimates["price_ratio"] = Estimate(**plain["price_ratio"]) if plain["price_ratio"] else None
+        return cls(**estimates, responses=plain["responses"], kl_is_bound=plain["kl_is_bound"])
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,11 @@ def evaluate(run: Run) -> None:
             for name, policy in more.items():
                 _print_cost(run, name, policy)
                 tables[name] = policy_responses(run, name, policy)
-            evaluation = dataclasses.replace(evaluation, policies=_summarized(run, tables)[1])
+            results = _summarized(run, tables)[1]
+            priced = {
+                name: _priced(run, policy, results[name], tables[BASE], tables[name]) for name, policy in more.items()
+            }
+            evaluation = dataclasses.replace(evaluation, policies=results | priced)
         _write_report(run, evaluation, tables)
         artifacts.write_evaluation(run.folder, evaluation)
     if run.config.tracking.names() and not evaluation.tracked:
@@ -168,6 +172,19 @@ def _summarized(run: Run, tables: dict[str, pd.DataFrame]) -> tuple[dict[str, Va
 
     record, config = run.solution_record, run.config
     return summarize(tables, record.solution, record.sd, config.evaluation, config.seed)
+
+
+def _priced(
+    run: Run, policy: PolicyConfig, result: PolicyResult, base: pd.DataFrame, table: pd.DataFrame
+) -> PolicyResult:
+    """The result with the price ratio, unless the KL is an upper bound."""
+    from mapft.evaluation.convergence import price_ratio
+
+    if policy.candidates and policy.choose.kl_is_bound(samples_per_prompt(run, policy)):
+        return dataclasses.replace(result, kl_is_bound=True)
+    lam, targets = _decoding_lam(run, policy.adapter), run.solution.targets
+    ratio = price_ratio(base, table, lam, targets, run.config.evaluation, run.config.seed)
+    return dataclasses.replace(result, price_ratio=ratio)
 
 
 def _engine(run: Run, tables: dict[str, pd.DataFrame]) -> dict[str, float]:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from peft import PeftModel
-from scipy.special import digamma, log_softmax, softmax
+from scipy.special import digamma, log_softmax, logsumexp, softmax
 
 from mapft.config import Choose, SamplingConfig
 from mapft.rewards import Score
@@ -38,6 +38,9 @@ from mapft.utils.seeds import derive_seed
 from mapft.utils.text import text_of
 
 TOLERANCE = 1e-6  # relative; a score may exceed its bound by this much
+MOST_DRAWS = 4  # other draws of a prompt from which log q_n is estimated
+SETS = 64  # of candidates, for each mean
+BLOCK = 1 << 22  # numbers in memory
 
 
 class AlignedSampler:
@@ -121,10 +124,11 @@ class AlignedSampler:
         columns: of the data, for scores that read any, with one value per prompt.
         The table has prompt_id, prompt, response (None where rejection accepted none of `max_candidates`), tokens,
         finished, one per value (raw score), candidates (generated for this response), ess = 1 / sum_j p_j^2 with
-        p the probabilities of the candidates, and kl in nats. For `sample`, kl = log n - entropy(p), plus
-        sum_j p_j log pi/p0(y_j) for a tuned policy; its mean is at least KL(q_n || p0). For `best`, the bound
-        log n - (n - 1) / n; for `rejection`, lam.r - log Z (`_rejection_table`), whose mean estimates KL(p_lam || p0)
-        where every row has a response, and there is an additional column `accepted`.
+        p the probabilities of the candidates, and kl in nats. For `sample`, kl is an estimate of log q_n/p0 of the
+        response (`log_density_ratio`), whose mean estimates KL(q_n || p0); with fewer than LEAST_DRAWS responses to a
+        prompt, log n - entropy(p), plus sum_j p_j log pi/p0(y_j) for a tuned policy, whose mean is at least that KL.
+        For `best`, the bound log n - (n - 1) / n; for `rejection`, lam.r - log Z (`_rejection_table`), whose mean
+        estimates KL(p_lam || p0) where every row has a response, and there is an additional column `accepted`.
         first: skip the prompts before this one; a multiple of `chunk_size`.
         """
         choose, chunk = Choose(choose), self.chunk_size(n, samples_per_prompt)
@@ -143,7 +147,7 @@ class AlignedSampler:
             if choose is Choose.rejection:
                 table = self._sample_by_rejection(repeated, prompt_ids, n, bound, max_candidates, chunk_seed)
             else:
-                table = self._choose_one(repeated, n, choose, chunk_seed)
+                table = self._choose_one(repeated, n, choose, samples_per_prompt, chunk_seed)
             table["prompt_id"] = prompt_ids
             yield table
 
@@ -187,19 +191,29 @@ class AlignedSampler:
             table["tilt"] += lam * table[name]
         return table
 
-    def _choose_one(self, rows: Sequence[PromptRow], n: int, choose: Choose, seed: int) -> pd.DataFrame:
-        """One of n candidates for every prompt, sampled or the best."""
+    def _choose_one(
+        self, rows: Sequence[PromptRow], n: int, choose: Choose, samples_per_prompt: int, seed: int
+    ) -> pd.DataFrame:
+        """One of n candidates for every row, sampled or the best."""
         table = self._candidates(rows, n, seed)
         tilt_Pn = table["tilt"].to_numpy().reshape(-1, n)
         key_Pn = tilt_Pn
         if choose is Choose.sample:  # argmax_j (tilt_j + Gumbel noise) is distributed as softmax(tilt)
             key_Pn = tilt_Pn + np.random.default_rng(derive_seed(seed, "choice")).gumbel(size=tilt_Pn.shape)
-        chosen = table.iloc[key_Pn.argmax(axis=1) + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
+        number_P = key_Pn.argmax(axis=1)
+        chosen = table.iloc[number_P + n * np.arange(len(tilt_Pn))].reset_index(drop=True)
         ess_P, kl_P = ess_and_kl(tilt_Pn)
         chosen["candidates"], chosen["ess"] = n, ess_P
-        if self.tuned:
-            kl_P = kl_P + (softmax(tilt_Pn, axis=1) * table["kl"].to_numpy().reshape(-1, n)).sum(axis=1)
-        chosen["kl"] = kl_P if choose is Choose.sample else math.log(n) - (n - 1) / n
+        if choose is Choose.best:
+            chosen["kl"] = math.log(n) - (n - 1) / n
+        elif not choose.kl_is_bound(samples_per_prompt):
+            draws = (-1, samples_per_prompt)
+            ratio = log_density_ratio(tilt_Pn.reshape(*draws, n), number_P.reshape(draws), derive_seed(seed, "sets"))
+            chosen["kl"] = ratio.ravel() + (chosen["kl"] if self.tuned else 0.0)
+        else:
+            if self.tuned:
+                kl_P = kl_P + (softmax(tilt_Pn, axis=1) * table["kl"].to_numpy().reshape(-1, n)).sum(axis=1)
+            chosen["kl"] = kl_P
         return chosen.drop(columns="tilt")
 
     def _sample_by_rejection(
@@ -242,6 +256,38 @@ def ess_and_kl(tilt_Pn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     logp_Pn = log_softmax(tilt_Pn, axis=-1)
     p_Pn = np.exp(logp_Pn)
     return 1 / (p_Pn**2).sum(axis=-1), math.log(tilt_Pn.shape[-1]) + (p_Pn * logp_Pn).sum(axis=-1)
+
+
+def log_density_ratio(tilt_PDn: np.ndarray, chosen_PD: np.ndarray, seed: int) -> np.ndarray:
+    """log q_n/pi of the chosen candidates (P, D), of D >= LEAST_DRAWS draws, each of n candidates.
+
+    log q_n/pi (y) = log n + t(y) + log E 1 / (exp t(y) + S),   t the tilt, S the sum of exp t over n - 1 candidates
+
+    E is the mean over random sets of n - 1 candidates of other draws. The logarithm of a mean is biased; the jackknife
+    over those draws removes the bias of order 1 / draws.
+    """
+    prompts, draws, n = tilt_PDn.shape
+    if n == 1:
+        return np.zeros((prompts, draws))
+    others, rng = min(draws - 1, MOST_DRAWS), np.random.default_rng(seed)
+    number_DK = (np.arange(draws)[:, None] + np.arange(1, others + 1)) % draws
+    tilt_NM = tilt_PDn[:, number_DK].reshape(prompts * draws, others * n)
+    own_N = np.take_along_axis(tilt_PDn, chosen_PD[..., None], axis=2).ravel()
+    rows = max(1, BLOCK // (SETS * n))
+
+    def log_mean(columns_M: np.ndarray) -> np.ndarray:
+        sets_Rk = rng.permuted(np.tile(columns_M, (SETS, 1)), axis=1)[:, : n - 1]
+        parts = []
+        for start in range(0, len(own_N), rows):
+            block = slice(start, start + rows)
+            total_NR = logsumexp(tilt_NM[block][:, sets_Rk], axis=2)
+            parts.append(logsumexp(-np.logaddexp(own_N[block, None], total_NR), axis=1) - math.log(SETS))
+        return np.concatenate(parts)
+
+    every_M = np.arange(others * n)
+    without = [log_mean(np.delete(every_M, slice(k * n, (k + 1) * n))) for k in range(others)]
+    log_mean_N = others * log_mean(every_M) - (others - 1) * np.mean(without, axis=0)
+    return (math.log(n) + own_N + log_mean_N).reshape(prompts, draws)
 
 
 def candidates_warning(kl: float, n: int) -> str:

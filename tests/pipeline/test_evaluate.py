@@ -28,9 +28,15 @@ def test_additional_policies_are_evaluated(world, tmp_path, capfd):
     more += ["+evaluation.policies.other.samples_per_prompt=6"]
     more += ["+evaluation.policies.best={candidates: 4, choose: best}"]
     more += [f"+evaluation.policies.resampled={{adapter: {adapter}, candidates: 4, samples_per_prompt: 1}}"]
+    more += [f"+evaluation.policies.redrawn={{adapter: {adapter}, candidates: 4, samples_per_prompt: 3}}"]
+    capfd.readouterr()
     assert main(["evaluate", *arguments, *more]) == 0
+    printed = capfd.readouterr().out
     found = json.loads((adapter.parent / "evaluation.json").read_text())["policies"]
-    assert list(found) == ["base", "tuned", "decoding", "other", "best", "resampled"]
+    assert list(found) == ["base", "tuned", "decoding", "other", "best", "resampled", "redrawn"]
+    assert [name for name in found if found[name]["kl_is_bound"]] == ["decoding", "best", "resampled"]
+    assert re.search(r"best: gaps vowels [+-][01][.]\d+ sd, KL at most 0[.]636 nats[.]", printed), printed
+    assert re.search(r"redrawn: gaps vowels [+-][01][.]\d+ sd, KL -?\d", printed)
     assert found["other"]["responses"] == 6 * found["decoding"]["responses"]
     assert found["base"]["kl"]["mean"] == 0
     assert found["best"]["kl"]["mean"] == pytest.approx(math.log(4) - 0.75)
