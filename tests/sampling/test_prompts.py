@@ -89,6 +89,7 @@ def test_texts_of_a_table_may_have_commas_quotes_and_line_breaks(tmp_path):
     assert read(DataConfig(path=str(tmp_path / "p.csv"))) == texts
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # by datasets before 5.2
 def test_a_table_in_the_folder_of_a_dataset_is_not_guessed_either(tmp_path):
     (tmp_path / "folder").mkdir()
     path = tmp_path / "folder" / "train.csv"
