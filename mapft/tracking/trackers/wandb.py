@@ -76,7 +76,8 @@ class WandbTracker(Tracker):
         """Predicted and realized levels in the summary, the figures, and, at the end, the report as an artifact."""
         import wandb
 
-        self.evaluated, summary, folder = True, self.run.summary, self.job.folder
+        self.evaluated, folder = True, self.job.folder
+        summary: dict[str, float] = {"evaluation/kl_predicted": evaluation.kl_predicted}
         for name, value in evaluation.values.items():
             for key in ("target", "predicted", "gap_sd"):
                 if getattr(value, key) is not None:
@@ -88,7 +89,7 @@ class WandbTracker(Tracker):
         for name, estimate in estimates.items():
             for key in ("mean", "low", "high") if estimate else ():
                 summary[f"evaluation/{name}_{key}"] = getattr(estimate, key)
-        summary["evaluation/kl_predicted"] = evaluation.kl_predicted
+        self.run.summary.update(summary)
         figures = {path.stem: wandb.Image(str(path)) for path in sorted(folder.figures.glob("*.png"))}
         self.run.log({f"evaluation/{name}": figure for name, figure in figures.items()})
 
