@@ -9,7 +9,7 @@ import pandas as pd
 from mapft.config import Config, Quantization, Residency
 from mapft.config.run_folder import RunFolder
 from mapft.pipeline.artifacts import read_batches, read_run_record
-from mapft.planning import GB, SHARDED, USABLE, Memory, capacity, estimate
+from mapft.planning import GB, SHARDED, USABLE, Memory, Phases, capacity, estimate
 from mapft.rewards import parse
 from mapft.sampling.models import load_tokenizer
 from mapft.sampling.prompts import longest_prompt
@@ -35,7 +35,8 @@ def plan(config: Config) -> str:
     notes: list[str] = []
     training, held_out = load_split(config, parse(config.rewards), notes.append)
     prompt_tokens = longest_prompt(render(training + held_out, load_tokenizer(config.model)))
-    memory = estimate(config, prompt_tokens, free)
+    phases = Phases(config, prompt_tokens)
+    memory = estimate(config, phases, free)
     share = memory.peak / free
     device = "host" if launch.name == "cpu" else f"each of {launch.processes} GPU{'s' * (launch.processes > 1)}"
     fits = "it fits" if share <= USABLE else "it does not fit"
@@ -43,7 +44,7 @@ def plan(config: Config) -> str:
     lines.append(f"{memory.peak / GB:.2f} of {free / GB:.1f} GB ({share:.0%}) on {device}: {fits}.")
     lines.append(f"The longest prompt has {prompt_tokens} tokens. {memory.batches.sentence(config)}")
     if share > USABLE:
-        lines.append(_remedy(config, prompt_tokens, free, memory.peak))
+        lines.append(_remedy(config, phases, free, memory.peak))
     lines.append(_speed(config))
     return "\n".join(lines)
 
@@ -85,19 +86,19 @@ def changes(config: Config) -> list[Change]:
     return candidates
 
 
-def _remedy(config: Config, prompt_tokens: int, free: float, peak: float) -> str:
+def _remedy(config: Config, phases: Phases, free: float, peak: float) -> str:
     """The first change that is enough by itself; else those that are enough together, in their order.
 
     peak: bytes without any change.
     """
     for change in changes(config):
-        if estimate(_with(config, change), prompt_tokens, free).peak <= USABLE * free:
+        if estimate(_with(config, change), phases, free).peak <= USABLE * free:
             return f"Smallest change after which it fits: {_overrides(change)}."
     combined: Change = {}
     tried: list[Change] = []
     while change := next((candidate for candidate in changes(config) if candidate not in tried), {}):
         tried.append(change)
-        smaller = estimate(_with(config, change), prompt_tokens, free).peak
+        smaller = estimate(_with(config, change), phases, free).peak
         if smaller < peak:
             peak, config = smaller, _with(config, change)
             combined |= change

@@ -29,7 +29,7 @@ def batched_config(run: Run) -> Config:
 
 
 def _chosen(run: Run) -> BatchesRecord:
-    from mapft.planning import GB, USABLE, CannotEstimate, capacity, estimate, most_bytes, undivided
+    from mapft.planning import GB, USABLE, CannotEstimate, Phases, capacity, estimate, most_bytes, undivided
 
     config = as_launched(run.config)
     free, prompt_tokens = capacity(config), longest_prompt(run.prompts.training + run.prompts.held_out)
@@ -37,7 +37,7 @@ def _chosen(run: Run) -> BatchesRecord:
         most = most_bytes(config, prompt_tokens) / GB
         if most < min(LARGE_GB, SMALL_SHARE * free / GB):
             return BatchesRecord(undivided(config), most)
-        memory = estimate(config, prompt_tokens, free)
+        memory = estimate(config, Phases(config, prompt_tokens), free)
     except CannotEstimate as error:
         run.console.print(f"{error} Set trainer.micro_batch_size if it is too much.", soft_wrap=True)
         return BatchesRecord(undivided(config), 0.0)

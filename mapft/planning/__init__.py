@@ -2,6 +2,17 @@
 
 from mapft.planning.batches import most_bytes, undivided
 from mapft.planning.memory import GB, SHARDED, USABLE, Memory, capacity, estimate
-from mapft.planning.phases import CannotEstimate
+from mapft.planning.phases import CannotEstimate, Phases
 
-__all__ = ["GB", "SHARDED", "USABLE", "CannotEstimate", "Memory", "capacity", "estimate", "most_bytes", "undivided"]
+__all__ = [
+    "GB",
+    "SHARDED",
+    "USABLE",
+    "CannotEstimate",
+    "Memory",
+    "Phases",
+    "capacity",
+    "estimate",
+    "most_bytes",
+    "undivided",
+]

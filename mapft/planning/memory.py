@@ -56,18 +56,17 @@ def capacity(config: Config) -> float:
     return float(free_bytes())
 
 
-def estimate(config: Config, prompt_tokens: int, capacity: float) -> Memory:
+def estimate(config: Config, phases: Phases, capacity: float) -> Memory:
     """Memory of training on each device under config.launch, with the batches that fit where settings leave them open.
 
-    prompt_tokens: of the longest prompt. capacity: free bytes of a device. Raises UserError for a policy or reward
-    model whose configuration does not load, and CannotEstimate.
+    phases: of these settings or, to share what is measured, of others with the same policy. capacity: free bytes of a
+    device. Raises UserError for a reward model whose configuration does not load, and CannotEstimate.
     """
     with without_data(config):
-        return _estimate(config, prompt_tokens, capacity)
+        return _estimate(config, phases.under(config), capacity)
 
 
-def _estimate(config: Config, prompt_tokens: int, capacity: float) -> Memory:
-    phases = Phases(config, prompt_tokens)
+def _estimate(config: Config, phases: Phases, capacity: float) -> Memory:
     base = _base(phases.policy, config.model.quantization)
     persistent = _persistent(config, phases.policy, base, capacity)
     gathered = _gathered(config, phases.policy, base)

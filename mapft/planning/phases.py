@@ -1,5 +1,6 @@
 """Peak memory of each phase of a PPO iteration, measured on fake tensors (README.md of this folder)."""
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -46,18 +47,26 @@ class Phases:
     """Bytes that a pass of each phase needs beyond the persistent parts, by its number of responses.
 
     prompt_tokens: of the longest prompt; every response has sampling.max_new_tokens. policy: of `meta_policy`.
+    Raises UserError for a policy whose configuration does not load, and CannotEstimate.
     """
 
     def __init__(self, config: Config, prompt_tokens: int) -> None:
         self.config, self.prompt, self.tokens = config, prompt_tokens, config.sampling.max_new_tokens
-        self.policy = meta_policy(config)
+        self._mode, self._peaks = FakeTensorMode(), dict[Any, float]()
+        with without_data(config):
+            self.policy = meta_policy(config)
+            self._depth, first = len(decoder_layers(self.policy)), first_trained_layer(self.policy)
+            numbers = [None] if self._depth <= max(TRACED_LAYERS) else TRACED_LAYERS
+            self._traced = [self._fake(meta_policy(config, layers, first)) for layers in numbers]
+        self._backward_depth = self._depth - first  # without checkpointing, the layers below keep no activations
         embeddings = self.policy.get_base_model().get_output_embeddings()
         self.features, self.vocabulary = embeddings.in_features, embeddings.weight.size(0)
-        self._mode, self._peaks = FakeTensorMode(), dict[Any, float]()
-        self._depth, first = len(decoder_layers(self.policy)), first_trained_layer(self.policy)
-        self._backward_depth = self._depth - first  # without checkpointing, the layers below keep no activations
-        numbers = [None] if self._depth <= max(TRACED_LAYERS) else TRACED_LAYERS
-        self._traced = [self._fake(meta_policy(config, layers, first)) for layers in numbers]
+
+    def under(self, config: Config) -> "Phases":
+        """The phases under other settings of the batches, quantization or processes; what is measured is shared."""
+        phases = copy.copy(self)
+        phases.config = config
+        return phases
 
     def generation(self, rows: int, batch: int) -> dict[str, float]:
         """Prefill and decoding of `rows` responses of a batch, for all of which random numbers are sampled."""
@@ -94,7 +103,7 @@ class Phases:
             states = torch.empty(rows, self.tokens, self.features)
             critic(states, torch.ones(rows, self.tokens)).sum().backward()
 
-        return self._peak("critic", step) + self._feature_bytes
+        return self._peak(("critic", rows), step) + self._feature_bytes
 
     def update(self, rows: int, *, checkpointing: bool) -> float:
         """Forward and backward pass of `rows` responses of a rollout and their share of stored ones."""
@@ -112,7 +121,7 @@ class Phases:
                 causal.enable_input_require_grads()
         try:
             with self._autocast():
-                return self._peak(("update", rows, checkpointing), step, depth)
+                return self._peak(("update", *batches, checkpointing), step, depth)
         finally:
             for policy in self._traced:
                 policy.eval()

@@ -73,8 +73,8 @@ def test_each_phase_fits_and_the_next_size_does_not(tmp_path, share):
     phases = Phases(plan, PROMPT)
     whole = undivided(plan)
     free = share * phases.update(whole.micro_batch, checkpointing=False)
-    persistent = sum(estimate(plan, PROMPT, 1e15).persistent.values())
-    memory = estimate(plan, PROMPT, (free + persistent) / 0.94)
+    persistent = sum(estimate(plan, phases, 1e15).persistent.values())
+    memory = estimate(plan, phases, (free + persistent) / 0.94)
     batches = memory.batches
     assert batches.checkpointing == (phases.update(1, checkpointing=False) > free)
     assert memory.phases["update"] <= free or batches.micro_batch == 1
@@ -92,7 +92,8 @@ def test_each_phase_fits_and_the_next_size_does_not(tmp_path, share):
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen2"])
 def test_the_bound_without_a_pass_is_above_every_phase(tmp_path, name):
     plan = config(settings(tmp_path, name, "launch.memory_gb=1000", "trainer.gradient_checkpointing=false"))
-    memory = estimate(config(settings(tmp_path, name, "launch=gpu", "launch.memory_gb=1000")), PROMPT, 1e15)
+    on_gpu = config(settings(tmp_path, name, "launch=gpu", "launch.memory_gb=1000"))
+    memory = estimate(on_gpu, Phases(on_gpu, PROMPT), 1e15)
     assert memory.batches == undivided(plan)
     assert most_bytes(plan, PROMPT) > 2 * max(memory.phases.values())
 
