@@ -1,9 +1,10 @@
-"""The palette mathematics of MAP, on numpy and scipy only. README.md in this folder is the method page.
+"""The palette mathematics of MAP, on numpy, scipy and HiGHS only. README.md in this folder is the method page.
 
 matrix, score_files     scores of base samples, one column per human value, and their files
 palette, targets        the target of each value, and the kinds in which it can be stated
 partition, estimators   estimates of E_x log Z from samples, with derivatives
-newton, feasibility     projected Newton's method for the dual; linear programs and certificates
+newton                  projected Newton's method for the dual
+feasibility, program    feasible levels and certificates; their linear programs
 problem, dual           both together: from a score matrix and a palette to lambda
 on_policy               lambda from rollouts of the policy in training
 adjust, nearest         the nearest feasible palette

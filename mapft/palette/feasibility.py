@@ -8,38 +8,26 @@ simplices in one program. The exception is `per_prompt` with many values: a dire
 the program over all rows is faster.
 Source: mapft/palette/README.md, "Feasibility".
 
-Legend: V values, R of them with a lower bound; n points of A; U extra unknowns of a program, X = n + U unknowns.
+Legend: V values; n points of A; U extra unknowns of a program.
 Levels and targets are in sd above the base level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from functools import cached_property
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array, hstack
 
 from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.matrix import ScoreMatrix
 from mapft.palette.partition import Floats, Partition, PromptMixture
+from mapft.palette.program import LP_TOLERANCE, NO_EXTRAS_U, Optimum, ShareProgram
 
-LP_TOLERANCE = 1e-10  # the smallest that HiGHS accepts
 MARGIN_TOLERANCE = 1e-9  # sd; a smaller margin, positive or negative, counts as 0
 MANY_VALUES = 8  # with more, a `per_prompt` program holds all rows of a matrix of at most MAX_NUMBERS
 MAX_NUMBERS = 2_000_000
 MAX_TARGET = 1e9  # sd from the base level; targets are clipped there, so that no program overflows
-NO_EXTRAS_U: Floats = np.zeros(0)
-
-
-class Optimum(NamedTuple):
-    """Solution of a program over A: its value, the level a, the extra unknowns, the price of each bound (>= 0)."""
-
-    value: float
-    level_V: Floats
-    extra_U: Floats
-    prices_V: Floats
 
 
 class FeasibleSet:
@@ -52,7 +40,21 @@ class FeasibleSet:
         values = len(partition.points_VN)
         corners = [partition.extreme_points(q_V) for q_V in (*np.eye(values), np.ones(values))]
         self.partition = partition
-        self.points_nV: Floats = np.vstack([np.zeros((1, values)), *corners])
+        self._known = ShareProgram(np.vstack([np.zeros((1, values)), *corners]))
+
+    @property
+    def points_nV(self) -> Floats:
+        """The points found so far."""
+        return self._known.points_nV
+
+    @cached_property
+    def _all_rows(self) -> ShareProgram | None:
+        """The program over all rows, where it is faster than column generation."""
+        rows = self.partition
+        values = len(rows.points_VN)
+        if not isinstance(rows, PromptMixture) or values <= MANY_VALUES or rows.points_VN.size > MAX_NUMBERS:
+            return None
+        return ShareProgram(rows.points_VN.T, rows.prompt_N, rows.weights_P)
 
     def maximise(
         self,
@@ -67,80 +69,27 @@ class FeasibleSet:
         A bound of -inf leaves that level free. The points found so far must contain a feasible point of the program.
         The error of the optimum is at most LP_TOLERANCE.
         """
-        bounded_V = np.isfinite(bound_V)
-        if extra_VU is None:
-            extra_VU = np.zeros((len(bound_V), 0))
-        ranges = [extra_range] * len(extra_gain_U)
-
-        def optimum(points_nV: Floats, simplices_Pn: Any, totals_P: Floats) -> Optimum:
-            objective_X = np.concatenate([points_nV @ gain_V, extra_gain_U])
-            levels_RX = np.hstack([points_nV[:, bounded_V].T, extra_VU[bounded_V]])
-            value, x_X, prices_R = _solve(objective_X, levels_RX, bound_V[bounded_V], simplices_Pn, totals_P, ranges)
-            prices_V = np.zeros(len(bound_V))
-            prices_V[bounded_V] = prices_R
-            shares_n, extra_U = np.split(x_X, [len(points_nV)])
-            return Optimum(value, shares_n @ points_nV, extra_U, prices_V)
-
-        rows = self.partition
-        if isinstance(rows, PromptMixture) and len(bound_V) > MANY_VALUES and rows.points_VN.size <= MAX_NUMBERS:
-            return optimum(rows.points_VN.T, rows.simplices(), rows.weights_P)
-        while True:
-            points_nV = self.points_nV
-            best = optimum(points_nV, np.ones((1, len(points_nV))), np.ones(1))
-            direction_V = gain_V + best.prices_V
-            if not self.add_extreme_points(direction_V, above=float((points_nV @ direction_V).max())):
-                return best
+        program = self._all_rows or self._known
+        with program.question(gain_V, bound_V, extra_gain_U, extra_VU, extra_range):
+            while True:
+                points_nV, best = program.points_nV, program.optimum()
+                direction_V = gain_V + best.prices_V
+                if program is self._all_rows:
+                    return best
+                if not self.add_extreme_points(direction_V, above=float((points_nV @ direction_V).max())):
+                    return best
 
     def add_point(self, level_V: Floats) -> None:
         """Add a level that is known to be feasible, such as a predicted level."""
-        self.points_nV = np.vstack([self.points_nV, level_V])
+        self._known.add_points(level_V[None])
 
     def add_extreme_points(self, direction_V: Floats, above: float) -> bool:
         """Add the points of A that maximise direction.a; False if the maximum is not above `above`, up to rounding."""
         extreme_nV = self.partition.extreme_points(direction_V)
         if direction_V @ extreme_nV[0] <= above + LP_TOLERANCE / 10 * max(1.0, np.abs(direction_V).sum()):
             return False
-        self.points_nV = np.vstack([self.points_nV, extreme_nV])
+        self._known.add_points(extreme_nV)
         return True
-
-
-def _solve(
-    objective_X: Floats,
-    levels_RX: Floats,
-    bound_R: Floats,
-    simplices_Pn: Any,
-    totals_P: Floats,
-    ranges: list[tuple[float, float]],
-) -> tuple[float, Floats, Floats]:
-    """max objective.x over x = (shares of the points, extra unknowns), levels x >= bound: value, x, prices >= 0.
-
-    The shares sum to totals_P, one sum for each row of simplices_Pn, which may be sparse.
-    """
-    count = len(objective_X) - len(ranges)
-    result = linprog(
-        -objective_X,
-        A_ub=-levels_RX,
-        b_ub=-bound_R,
-        A_eq=_with_zeros(simplices_Pn, len(ranges)),
-        b_eq=totals_P,
-        bounds=[(0.0, np.inf)] * count + ranges,
-        method="highs-ds",
-        options={
-            "presolve": False,
-            "primal_feasibility_tolerance": LP_TOLERANCE,
-            "dual_feasibility_tolerance": LP_TOLERANCE,
-        },
-    )
-    if result.x is None or result.fun is None:
-        raise ArithmeticError(f"the linear program over {count} points failed: {result.message}")
-    return -result.fun, result.x, np.maximum(-result.ineqlin.marginals, 0.0)
-
-
-def _with_zeros(simplices_Pn: Any, columns: int) -> Any:
-    """So many columns of zeros on the right. A dense matrix stays dense, with which small programs are faster."""
-    if isinstance(simplices_Pn, np.ndarray):
-        return np.hstack([simplices_Pn, np.zeros((len(simplices_Pn), columns))])
-    return hstack([simplices_Pn, csr_array((simplices_Pn.shape[0], columns))]) if columns else simplices_Pn
 
 
 def margin(feasible: FeasibleSet, target_V: Floats) -> tuple[float, Floats]:

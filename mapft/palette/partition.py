@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 from scipy.special import logsumexp
 
 from mapft.palette.matrix import Groups
@@ -173,11 +172,10 @@ class PromptMixture:
         """The same estimator with weight weights_P[x] >= 0 on prompt x (sum 1)."""
         return replace(self, weights_P=weights_P)
 
-    def simplices(self) -> csr_array:
-        """Indicator (P, N): 1 where the row belongs to the prompt."""
-        ends_P = np.append(self.groups.starts, self.groups.sizes.sum())
-        rows = len(self.log_weights_N)
-        return csr_array((np.ones(rows), np.arange(rows), ends_P), shape=(len(self.weights_P), rows))
+    @property
+    def prompt_N(self) -> np.ndarray:
+        """Number of the prompt of each row."""
+        return np.repeat(np.arange(len(self.weights_P)), self.groups.sizes)
 
     def _prompt_means(self, tilt: Tilt) -> Floats:
         """Predicted level (V, P) on each prompt; 0 on a prompt of weight 0."""
