@@ -33,6 +33,7 @@ BENCHMARKS = {  # in the order of the file
     "ppo": "an iteration against TRL 1.12's PPO and TRL's RLOO",
     "gpu": "on a GPU: PPO at two models' shapes, and SmolLM2 end to end",
     "convergence": "responses until PPO reaches p_lam, without and with replay",
+    "sequential": "responses that a visit of sequential mode needs",
     "mismatch": "how near PPO comes to p_lam on responses of an engine of another distribution",
     "engines": "tokens per second of transformers and vLLM; needs MAPFT_VLLM",
     "long": "memory, open files and disk over 10,000 iterations",

@@ -74,7 +74,7 @@ class World:
             dict(zip(lam, numbers.tolist(), strict=True)) for numbers in (levels, mean, sd)
         )
 
-    def cycle(self, run: Path, trainer: dict, refine: dict, **mode) -> Cycle:
+    def cycle(self, run: Path, trainer: dict, refine: dict, seed: int = 0, **mode) -> Cycle:
         """Of the values in self.targets, whose scores are functions of this module."""
         config = make_config(
             model=ModelConfig(path=str(self.model)),
@@ -85,6 +85,7 @@ class World:
             mode=Sequential(name="sequential", **mode),
             trainer=TrainerConfig(**trainer),
             refine=RefineConfig(**refine),
+            seed=seed,
         )
         rows = render([PromptRow(prompt) for prompt in tabular.PROMPTS], tabular.tokenizer())
         inputs = TrainingInputs(
