@@ -134,7 +134,8 @@ class Problem:
         rise, so that the margin is at most 0, but lam can be finite.
         """
         named_V = np.isfinite(target_V)
-        start_V, direction_V = np.where(named_V, 0.0, -np.inf), np.where(named_V, target_V, 0.0)
+        direction_V = np.where(named_V, np.maximum(target_V, self._lowest_V), 0.0)
+        start_V = np.where(named_V, 0.0, -np.inf)
         try:
             return largest_step(self.feasible_set, start_V, direction_V, at_most=2.0) <= 1 + MARGIN_TOLERANCE
         except ArithmeticError:  # targets that differ from feasible ones by rounding

@@ -1,4 +1,4 @@
-"""Linear programs over shares of known points, with HiGHS, which starts each from where the last one ended.
+"""Linear programs over shares of known points, with HiGHS, which starts from the last answer where it can.
 
 Legend: V values, n points, P simplices, U extra unknowns.
 """
@@ -38,7 +38,8 @@ class Optimum(NamedTuple):
 class ShareProgram:
     """max gain.a + extra_gain.u  over shares >= 0 and u,  a = sum_n share_n point_n,  subject to  a + extra u >= bound.
 
-    The shares of the points of each simplex sum to its total. points_nV: all points known so far. simplex_n: number of
+    Answers one question at a time. The shares of the points of each simplex sum to its total. points_nV: all points
+    known so far. simplex_n: number of
     the simplex of each, by default all of one, whose total is 1.
     """
 
@@ -74,26 +75,26 @@ class ShareProgram:
         extra_range: tuple[float, float] = (0.0, np.inf),
     ) -> Iterator[None]:
         """Inside, `optimum` answers this. Unknowns u are within extra_range; a bound of -inf leaves that level free."""
-        self._gain_V = gain_V
-        values, points = len(bound_V), len(self.points_nV)
+        points = len(self.points_nV)
+        self._gain_V, self._extras = gain_V, np.arange(points, points + len(extra_gain_U))
         for row, bound in enumerate(bound_V):
-            self._highs.changeRowBounds(row, bound, np.inf)
-        self._highs.changeColsCost(points, np.arange(points), -(self.points_nV @ gain_V))
-        self._extras = np.arange(points, points + len(extra_gain_U))
+            _checked(self._highs.changeRowBounds(row, bound, np.inf))
+        _checked(self._highs.changeColsCost(points, np.arange(points), -(self.points_nV @ gain_V)))
         if extra_VU is not None:
-            rows = np.broadcast_to(np.arange(values), extra_VU.T.shape)
+            rows = np.broadcast_to(np.arange(len(bound_V)), extra_VU.T.shape)
             self._add_columns(extra_gain_U, extra_range, rows, extra_VU.T)
         try:
             yield
         finally:
-            self._highs.deleteCols(len(self._extras), self._extras)
+            _checked(self._highs.deleteCols(len(self._extras), self._extras))
 
     def optimum(self) -> Optimum:
         """The answer over the points known so far. Raises ArithmeticError where there is none."""
         solved = self._solved()
-        if not solved:  # HiGHS can get stuck where it starts from the last answer
+        if not solved:  # stuck where it started, or another program in this thread has started HiGHS with more threads
             self._highs.clearSolver()
             self._highs.setOptionValue("simplex_strategy", DUAL)
+            self._highs.setOptionValue("threads", 0)
             solved = self._solved()
         if not solved:
             reason = self._highs.modelStatusToString(self._highs.getModelStatus())
@@ -114,4 +115,10 @@ class ShareProgram:
         columns, each = entries.shape
         lower, upper = (np.full(columns, limit) for limit in limits)
         starts = np.arange(0, columns * each, each)
-        self._highs.addCols(columns, -gain, lower, upper, entries.size, starts, rows.ravel(), entries.ravel())
+        matrix = (entries.size, starts, rows.ravel(), entries.ravel())
+        _checked(self._highs.addCols(columns, -gain, lower, upper, *matrix))
+
+
+def _checked(status: highspy.HighsStatus) -> None:
+    if status == highspy.HighsStatus.kError:
+        raise ArithmeticError("HiGHS refuses a number of the linear program")

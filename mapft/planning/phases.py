@@ -55,15 +55,16 @@ class Phases:
         self._mode, self._peaks = FakeTensorMode(), dict[Any, float]()
         with without_data(config):
             self.policy = meta_policy(config)
+            embeddings = self.policy.get_base_model().get_output_embeddings()
+            self.features, self.vocabulary = embeddings.in_features, embeddings.weight.size(0)
             self._depth, first = len(decoder_layers(self.policy)), first_trained_layer(self.policy)
             numbers = [None] if self._depth <= max(TRACED_LAYERS) else TRACED_LAYERS
             self._traced = [self._fake(meta_policy(config, layers, first)) for layers in numbers]
         self._backward_depth = self._depth - first  # without checkpointing, the layers below keep no activations
-        embeddings = self.policy.get_base_model().get_output_embeddings()
-        self.features, self.vocabulary = embeddings.in_features, embeddings.weight.size(0)
 
     def under(self, config: Config) -> "Phases":
         """The phases under other settings of the batches, quantization or processes; what is measured is shared."""
+        assert _of_passes(config) == _of_passes(self.config)
         phases = copy.copy(self)
         phases.config = config
         return phases
@@ -192,6 +193,12 @@ def _fused_head(causal: Any, tokens: int) -> Iterator[None]:
             yield
     finally:
         handle.remove()
+
+
+def _of_passes(config: Config) -> tuple[Any, ...]:
+    """What the passes depend on beside their numbers of responses, and no change that `mapft plan` tries touches."""
+    on_cpu, tokens, width = config.launch.name == "cpu", config.sampling.max_new_tokens, config.trainer.critic_width
+    return config.model.path, config.adapter, _dtype(config), on_cpu, tokens, width
 
 
 def _ids(rows: int, width: int) -> Any:

@@ -162,3 +162,15 @@ def test_extreme_targets_have_a_status(target):
     solution = solve_dual(matrix, Palette({"a": target, "b": 0.5}), estimator="pooled")
     assert solution.status is (Status.infeasible if target > 0 else Status.optimal)
     assert solution.certificate is None or solution.certificate.verify(matrix)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_target_far_below_the_base_level_changes_no_status(seed):
+    """Of two opposite values at their base levels neither can rise: the margin is 0, but lambda is finite."""
+    first_N, other_N = np.random.default_rng(seed).normal(size=(2, 60))
+    matrix = ScoreMatrix(np.stack([first_N, -first_N, other_N], axis=1), ["up", "down", "other"], np.arange(60))
+    levels = {"up": matrix.base["up"], "down": matrix.base["down"]}
+    for far in (1e3, 1e9):
+        solution = solve_dual(matrix, Palette(levels | {"other": -far}), estimator="pooled")
+        assert solution.status is Status.optimal
+        assert solution.kl == pytest.approx(0, abs=1e-9)

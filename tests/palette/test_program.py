@@ -1,5 +1,8 @@
 """Programs that start from the last answer. Truth: scipy's linprog, each from scratch, and the duality of prices."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import highspy
 import numpy as np
 import pytest
 from scipy.optimize import linprog
@@ -63,8 +66,38 @@ def test_a_sequence_of_questions_has_the_answers_of_each_alone(simplices):
     assert min(answers.values()) > 10
 
 
-def test_nothing_is_printed(capfd):
+def best_of_unit_points() -> float:
     program = ShareProgram(np.eye(VALUES))
-    with program.question(np.ones(VALUES), np.zeros(VALUES)):
-        assert program.optimum().value == pytest.approx(1)
+    with program.question(np.arange(VALUES), np.zeros(VALUES)):
+        return program.optimum().value
+
+
+def test_nothing_is_printed(capfd):
+    assert best_of_unit_points() == pytest.approx(VALUES - 1)
     assert capfd.readouterr() == ("", "")
+
+
+def test_beside_a_program_of_the_same_thread_that_uses_more_threads():
+    """HiGHS has one scheduler per thread, whose number of threads the first program decides."""
+
+    def both() -> float:
+        other = highspy.Highs()
+        other.setOptionValue("output_flag", False)
+        other.setOptionValue("threads", 8)
+        other.addVar(0.0, 1.0)
+        assert other.run() == highspy.HighsStatus.kOk
+        alone = highspy.Highs()
+        alone.setOptionValue("output_flag", False)
+        alone.setOptionValue("threads", 1)
+        alone.addVar(0.0, 1.0)
+        assert alone.run() == highspy.HighsStatus.kError
+        return best_of_unit_points()
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(both).result() == pytest.approx(VALUES - 1)
+
+
+def test_a_number_that_highs_refuses_is_no_silent_gap():
+    program = ShareProgram(np.eye(VALUES))
+    with pytest.raises(ArithmeticError, match="refuses"):
+        program.add_points(np.full((1, VALUES), 1e300))
