@@ -22,7 +22,7 @@ import numpy as np
 from mapft.palette.estimators import Estimator, partition_of
 from mapft.palette.matrix import ScoreMatrix
 from mapft.palette.partition import Floats, Partition, PromptMixture
-from mapft.palette.program import LP_TOLERANCE, NO_EXTRAS_U, Optimum, ShareProgram
+from mapft.palette.program import LP_TOLERANCE, Extras, Optimum, ShareProgram
 
 MARGIN_TOLERANCE = 1e-9  # sd; a smaller margin, positive or negative, counts as 0
 MANY_VALUES = 8  # with more, a `per_prompt` program holds all rows of a matrix of at most MAX_NUMBERS
@@ -56,26 +56,19 @@ class FeasibleSet:
             return None
         return ShareProgram(rows.points_VN.T, rows.prompt_N, rows.weights_P)
 
-    def maximise(
-        self,
-        gain_V: Floats,
-        bound_V: Floats,
-        extra_gain_U: Floats = NO_EXTRAS_U,
-        extra_VU: Floats | None = None,
-        extra_range: tuple[float, float] = (0.0, np.inf),
-    ) -> Optimum:
-        """max gain.a + extra_gain.u  over a in A and u within extra_range,  subject to  a + extra u >= bound.
+    def maximise(self, gain_V: Floats, bound_V: Floats, extras: Extras | None = None) -> Optimum:
+        """max gain.a + extra gain.u  over a in A and the extra unknowns u,  subject to  a + extra u >= bound.
 
         A bound of -inf leaves that level free. The points found so far must contain a feasible point of the program.
         The error of the optimum is at most LP_TOLERANCE.
         """
-        program = self._all_rows or self._known
-        with program.question(gain_V, bound_V, extra_gain_U, extra_VU, extra_range):
+        if self._all_rows is not None:
+            with self._all_rows.question(gain_V, bound_V, extras):
+                return self._all_rows.optimum()
+        with self._known.question(gain_V, bound_V, extras):
             while True:
-                points_nV, best = program.points_nV, program.optimum()
+                points_nV, best = self.points_nV, self._known.optimum()
                 direction_V = gain_V + best.prices_V
-                if program is self._all_rows:
-                    return best
                 if not self.add_extreme_points(direction_V, above=float((points_nV @ direction_V).max())):
                     return best
 
@@ -102,7 +95,7 @@ def margin(feasible: FeasibleSet, target_V: Floats) -> tuple[float, Floats]:
     if not np.isfinite(target_V).any():
         return np.inf, np.zeros(values)
     nothing_V, raised_V1 = np.zeros(values), -np.ones((values, 1))
-    best = feasible.maximise(nothing_V, clipped(target_V), np.ones(1), raised_V1, extra_range=(-np.inf, np.inf))
+    best = feasible.maximise(nothing_V, clipped(target_V), Extras(np.ones(1), raised_V1, (-np.inf, np.inf)))
     return best.value, best.prices_V
 
 
@@ -113,7 +106,7 @@ def largest_step(feasible: FeasibleSet, start_V: Floats, direction_V: Floats, at
     the boundary, rho* < 1 when c is infeasible.
     """
     nothing_V, direction_V1 = np.zeros(len(start_V)), clipped(direction_V)[:, None]
-    return feasible.maximise(nothing_V, start_V, np.ones(1), -direction_V1, extra_range=(0.0, at_most)).value
+    return feasible.maximise(nothing_V, start_V, Extras(np.ones(1), -direction_V1, (0.0, at_most))).value
 
 
 def clipped(target_V: Floats) -> Floats:

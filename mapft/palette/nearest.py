@@ -18,6 +18,7 @@ from mapft.palette.feasibility import FeasibleSet, largest_step
 from mapft.palette.newton import KKT_TOLERANCE
 from mapft.palette.partition import Floats
 from mapft.palette.problem import Problem
+from mapft.palette.program import Extras
 
 Norm = Literal["l1", "l2"]
 BOUNDARY_SHARE = 0.99  # of the distance to the boundary, at most
@@ -77,7 +78,7 @@ def _nearest_l1(feasible: FeasibleSet, target_V: Floats, cost_V: Floats) -> Floa
     named_V = np.isfinite(target_V)
     nothing_V, unit_VC = np.zeros(len(target_V)), np.eye(len(target_V))[:, named_V]
     nearest_V = target_V.copy()
-    nearest_V[named_V] -= feasible.maximise(nothing_V, target_V, -cost_V[named_V], unit_VC).extra_U
+    nearest_V[named_V] -= feasible.maximise(nothing_V, target_V, Extras(-cost_V[named_V], unit_VC)).extra_U
     return nearest_V
 
 

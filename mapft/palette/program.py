@@ -23,7 +23,14 @@ OPTIONS: dict[str, bool | int | float | str] = {
     "dual_feasibility_tolerance": LP_TOLERANCE,
 }
 DUAL, PRIMAL = 1, 4  # simplex strategies of HiGHS
-NO_EXTRAS_U: Floats = np.zeros(0)
+
+
+class Extras(NamedTuple):
+    """Extra unknowns u of a program: the gain of each, what each adds to the levels, and the range of all."""
+
+    gain_U: Floats
+    levels_VU: Floats
+    range: tuple[float, float] = (0.0, np.inf)
 
 
 class Optimum(NamedTuple):
@@ -36,11 +43,10 @@ class Optimum(NamedTuple):
 
 
 class ShareProgram:
-    """max gain.a + extra_gain.u  over shares >= 0 and u,  a = sum_n share_n point_n,  subject to  a + extra u >= bound.
+    """max gain.a + extra gain.u  over shares >= 0 and u,  a = sum_n share_n point_n,  subject to  a + extra u >= bound.
 
     Answers one question at a time. The shares of the points of each simplex sum to its total. points_nV: all points
-    known so far. simplex_n: number of
-    the simplex of each, by default all of one, whose total is 1.
+    known so far. simplex_n: number of the simplex of each, by default all of one, whose total is 1.
     """
 
     def __init__(self, points_nV: Floats, simplex_n: np.ndarray | None = None, totals_P: Floats | None = None) -> None:
@@ -66,23 +72,16 @@ class ShareProgram:
         self.points_nV = np.vstack([self.points_nV, points_nV])
 
     @contextmanager
-    def question(
-        self,
-        gain_V: Floats,
-        bound_V: Floats,
-        extra_gain_U: Floats = NO_EXTRAS_U,
-        extra_VU: Floats | None = None,
-        extra_range: tuple[float, float] = (0.0, np.inf),
-    ) -> Iterator[None]:
-        """Inside, `optimum` answers this. Unknowns u are within extra_range; a bound of -inf leaves that level free."""
+    def question(self, gain_V: Floats, bound_V: Floats, extras: Extras | None = None) -> Iterator[None]:
+        """Inside, `optimum` answers this. A bound of -inf leaves that level free."""
         points = len(self.points_nV)
-        self._gain_V, self._extras = gain_V, np.arange(points, points + len(extra_gain_U))
+        self._gain_V, self._extras = gain_V, np.arange(points, points + (len(extras.gain_U) if extras else 0))
         for row, bound in enumerate(bound_V):
             _checked(self._highs.changeRowBounds(row, bound, np.inf))
         _checked(self._highs.changeColsCost(points, np.arange(points), -(self.points_nV @ gain_V)))
-        if extra_VU is not None:
-            rows = np.broadcast_to(np.arange(len(bound_V)), extra_VU.T.shape)
-            self._add_columns(extra_gain_U, extra_range, rows, extra_VU.T)
+        if extras:
+            rows = np.broadcast_to(np.arange(len(bound_V)), extras.levels_VU.T.shape)
+            self._add_columns(extras.gain_U, extras.range, rows, extras.levels_VU.T)
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from mapft.palette.program import ShareProgram
+from mapft.palette.program import Extras, ShareProgram
 
 VALUES = 4
 
@@ -39,8 +39,8 @@ def test_a_sequence_of_questions_has_the_answers_of_each_alone(simplices):
         gain_V, bound_V = rng.normal(size=VALUES), 1.5 * rng.normal(size=VALUES)
         bound_V[rng.random(VALUES) < 0.3] = -np.inf
         extra_gain_U, extra_VU = rng.normal(size=extras), rng.normal(size=(VALUES, extras))
-        unknowns = (extra_gain_U, extra_VU, (-3.0, 2.0)) if extras else ()
-        with program.question(gain_V, bound_V, *unknowns):
+        unknowns = Extras(extra_gain_U, extra_VU, (-3.0, 2.0)) if extras else None
+        with program.question(gain_V, bound_V, unknowns):
             for new in range(2):
                 if new:
                     more_nV, more_n = rng.normal(size=(1, VALUES)), rng.integers(0, simplices, 1)
